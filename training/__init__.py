@@ -1,0 +1,1 @@
+"""Training: the fleet that shares jobs out and the trainer that does one."""

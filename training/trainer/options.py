@@ -1,0 +1,411 @@
+"""Every model and every hyper-parameter the trainer knows, in one table.
+
+The manifest loader, the command line of `run.py`, `--describe` and the training code all read this table, so
+a key can be known to all of them or to none. The module does no I/O and imports nothing heavy: the
+coordinator loads it too.
+
+`id_default` is the value that is left out of a job's id. It equals `default` today; once released it never
+changes, so that a better default later renames no job.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+OptionType = Literal["int", "float", "bool", "int_list", "choice"]
+HyperValue = int | float | bool | str | list[int]
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+MODES: tuple[str, ...] = ("realistic", "oracle")
+"""`realistic` reads only what is seen from outside the guest; `oracle` reads ground-truth signals too."""
+
+SPLIT_RECIPES: Mapping[str, str] = MappingProxyType(
+    {
+        "host_disjoint": "test on hosts that did not train",
+        "variant_disjoint": "test on variants of known families that did not train",
+        "random_group": "test on random whole episodes",
+    }
+)
+DEFAULT_SPLIT_RECIPE = "host_disjoint"
+
+SEED_MAX = 2**31 - 1
+"""Seeds are 0..SEED_MAX: the range that every library in use takes unchanged."""
+
+IMPLEMENTED: tuple[str, ...] = ("gbt", "mlp")
+"""Models that `run.py` can train today; the others are declared so that a manifest may name them."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One hyper-parameter. For `int_list`, the range holds for each item and `max_items` for the list."""
+
+    name: str
+    type: OptionType
+    default: int | float | bool | str | tuple[int, ...]
+    help: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    above_minimum: bool = False
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    max_items: int = 8
+    id_default: int | float | bool | str | tuple[int, ...] | None = None
+
+    def default_value(self) -> HyperValue:
+        """The default in the form `effective_hyper` gives it."""
+        return _normal(self.default)
+
+    def id_default_value(self) -> HyperValue:
+        """The value that is left out of a job's id."""
+        return self.default_value() if self.id_default is None else _normal(self.id_default)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a host must have. `libraries` are import names, `min_ram_gib` a nominal size."""
+
+    cuda: Literal["no", "preferred"]
+    min_ram_gib: float
+    libraries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """One model: its options by name, its needs, and whether it trains in steps that progress can count."""
+
+    name: str
+    help: str
+    needs: Needs
+    iterative: bool
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    @property
+    def implemented(self) -> bool:
+        """Whether this trainer can train it today."""
+        return self.name in IMPLEMENTED
+
+
+@dataclass(frozen=True)
+class HyperFault:
+    """One thing wrong with a hyper table: `found` and `expected` are texts for a person."""
+
+    key: str
+    found: str
+    expected: str
+    did_you_mean: str | None = None
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.did_you_mean}?" if self.did_you_mean else ""
+        return f"hyper.{self.key}: found {self.found}, expected {self.expected}{hint}"
+
+
+class HyperError(ValueError):
+    """A hyper table that does not fit its model. `faults` holds every fault found, never only the first."""
+
+    def __init__(self, model: str, faults: Sequence[HyperFault]) -> None:
+        self.model = model
+        self.faults = tuple(faults)
+        super().__init__(f"{model}: " + "; ".join(str(fault) for fault in faults))
+
+
+def _int(name: str, default: int, low: int, high: int, text: str, unit: str = "") -> Option:
+    return Option(name, "int", default, text, minimum=low, maximum=high, unit=unit)
+
+
+def _float(
+    name: str, default: float, low: float, high: float, text: str, unit: str = "", *, above: bool = False
+) -> Option:
+    return Option(name, "float", default, text, minimum=low, maximum=high, above_minimum=above, unit=unit)
+
+
+def _ints(name: str, default: tuple[int, ...], low: int, high: int, text: str) -> Option:
+    return Option(name, "int_list", default, text, minimum=low, maximum=high)
+
+
+_WINDOW = (
+    _float("window_s", 4, 1, 60, "length of the windows that are classified", "s"),
+    _float("stride_s", 1, 0.1, 60, "distance between the starts of two windows", "s"),
+)
+
+_NEURAL = (
+    *_WINDOW,
+    _int("epochs", 60, 1, 10_000, "passes over the training windows"),
+    _float("learning_rate", 0.001, 0, 1, "step size of Adam", above=True),
+    _int("batch_size", 32, 1, 65_536, "windows in one step"),
+    _float("weight_decay", 0.1, 0, 10, "decoupled weight decay of Adam"),
+    _float("label_smoothing", 0, 0, 0.5, "how far the targets 0 and 1 are drawn towards 0.5"),
+    _float("grad_clip", 1, 0, 1000, "largest norm of the gradient in one step; 0 clips nothing"),
+    _int("patience", 0, 0, 10_000, "epochs without a better validation loss before stopping; 0 never stops"),
+)
+_DROPOUT = _float("dropout", 0.3, 0, 0.9, "share of inputs and hidden units left out in a training step")
+
+_NUMPY_NEEDS = Needs("no", 0.5, ("numpy", "safetensors"))
+_TORCH_NEEDS = Needs("preferred", 2, ("numpy", "torch", "safetensors"))
+
+
+def _model(
+    name: str, text: str, needs: Needs, options: Sequence[Option], *, iterative: bool = True
+) -> ModelOptions:
+    return ModelOptions(name, text, needs, iterative, MappingProxyType({o.name: o for o in options}))
+
+
+_TABLE = (
+    _model(
+        "gbt",
+        "gradient-boosted trees on summary statistics (LightGBM)",
+        Needs("no", 0.5, ("numpy", "lightgbm")),
+        (
+            *_WINDOW,
+            _int("num_leaves", 15, 2, 255, "leaves of one tree"),
+            _float("learning_rate", 0.05, 0, 1, "weight of each new tree", above=True),
+            _int("rounds", 150, 1, 5000, "number of trees"),
+            _int("min_data_in_leaf", 20, 1, 10_000, "fewest windows in a leaf"),
+            _float("feature_fraction", 0.3, 0, 1, "share of the features that one tree may use", above=True),
+            _float("bagging_fraction", 0.8, 0, 1, "share of the windows that one tree sees", above=True),
+            _float("lambda_l2", 1, 0, 1000, "L2 penalty on the leaf values"),
+            _int("max_bin", 63, 2, 255, "histogram bins per feature"),
+        ),
+    ),
+    _model(
+        "mlp",
+        "multi-layer perceptron on summary statistics (numpy)",
+        _NUMPY_NEEDS,
+        (*_NEURAL, _ints("hidden", (64, 32), 1, 4096, "units of the hidden layers"), _DROPOUT),
+    ),
+    _model(
+        "cnn",
+        "fully convolutional network on the raw windows",
+        _TORCH_NEEDS,
+        (
+            *_NEURAL,
+            _ints("channels", (64, 96, 64), 1, 1024, "filters of the convolutions"),
+            _ints("kernels", (7, 5, 3), 1, 99, "kernel length of each convolution, in samples"),
+        ),
+    ),
+    _model(
+        "gru",
+        "gated recurrent units, mean over time",
+        _TORCH_NEEDS,
+        (
+            *_NEURAL,
+            _int("hidden", 64, 1, 2048, "units of one layer"),
+            _int("layers", 1, 1, 8, "stacked layers"),
+            Option("bidirectional", "bool", False, "read the window in both directions"),
+            Option("pool", "choice", "mean", "what is read off the sequence", choices=("mean", "last")),
+            _DROPOUT,
+        ),
+    ),
+    _model(
+        "tcn",
+        "temporal convolutional network: causal residual blocks with growing dilation",
+        _TORCH_NEEDS,
+        (
+            *_NEURAL,
+            _int("channels", 48, 1, 1024, "filters of each block"),
+            _int("blocks", 4, 1, 12, "residual blocks; dilation doubles with each"),
+            _int("kernel", 3, 2, 31, "kernel length", "samples"),
+            _DROPOUT,
+        ),
+    ),
+    _model(
+        "transformer",
+        "transformer encoder over patches of the window",
+        _TORCH_NEEDS,
+        (
+            *_NEURAL,
+            _int("patch", 5, 1, 100, "length of one patch", "samples"),
+            _int("d_model", 64, 8, 1024, "width of the encoder"),
+            _int("layers", 2, 1, 24, "encoder layers"),
+            _int("heads", 4, 1, 32, "attention heads"),
+            _DROPOUT,
+        ),
+    ),
+    _model(
+        "rocket",
+        "fixed convolution kernels with a closed-form ridge classifier",
+        _NUMPY_NEEDS,
+        (
+            *_WINDOW,
+            _int("num_features", 2000, 84, 100_000, "features drawn from the kernels"),
+        ),
+        iterative=False,
+    ),
+)
+
+MODELS: Mapping[str, ModelOptions] = MappingProxyType({model.name: model for model in _TABLE})
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str | None:
+    """The choice closest to a mistyped word, or None when nothing is close."""
+    return next(iter(difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)), None)
+
+
+def check_hyper(model: str, hyper: Mapping[str, object]) -> list[HyperFault]:
+    """Every fault of a hyper table, in the order of its keys; empty when it fits.
+
+    Raises KeyError for a model that is not in `MODELS`: the caller names that fault in its own words.
+    """
+    return list(_faults(MODELS[model], hyper))
+
+
+def _faults(model: ModelOptions, hyper: Mapping[str, object]) -> Iterator[HyperFault]:
+    for key in sorted(hyper):
+        option = model.options.get(key)
+        if option is None:
+            yield HyperFault(
+                key=key,
+                found="a key that is not known for " + model.name,
+                expected="one of " + ", ".join(model.options),
+                did_you_mean=did_you_mean(key, model.options),
+            )
+        elif (fault := _value_fault(option, hyper[key])) is not None:
+            yield fault
+
+
+def _value_fault(option: Option, value: object) -> HyperFault | None:
+    if _fits(option, value):
+        return None
+    hint = did_you_mean(value, option.choices) if isinstance(value, str) else None
+    return HyperFault(option.name, _found(value), expected_text(option), hint)
+
+
+def _fits(option: Option, value: object) -> bool:
+    match option.type:
+        case "bool":
+            return isinstance(value, bool)
+        case "choice":
+            return isinstance(value, str) and value in option.choices
+        case "int_list":
+            if not isinstance(value, list | tuple) or not 1 <= len(value) <= option.max_items:
+                return False
+            return all(_number_fits(option, item, whole=True) for item in value)
+        case _:
+            return _number_fits(option, value, whole=option.type == "int")
+
+
+def _number_fits(option: Option, value: object, *, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False  # True is an int to Python, but not to a person
+    if isinstance(value, float) and (not math.isfinite(value) or (whole and not value.is_integer())):
+        return False
+    if value < option.minimum or (option.above_minimum and value == option.minimum):
+        return False
+    return value <= option.maximum
+
+
+_TYPE_WORDS: Mapping[type, str] = {
+    bool: "a truth value",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    tuple: "a list",
+    dict: "a table",
+}
+
+
+def _found(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number(value)
+    text = repr(value)
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return f"{shown} ({_TYPE_WORDS.get(type(value), type(value).__name__)})"
+
+
+def _number(value: int | float) -> str:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return repr(value) if isinstance(value, float) or value.bit_length() < 200 else "a huge whole number"
+
+
+def expected_text(option: Option) -> str:
+    """What an option takes, in words: `a whole number from 2 to 255`."""
+    low, high = _number(option.minimum), _number(option.maximum)
+    span = f"above {low} and at most {high}" if option.above_minimum else f"from {low} to {high}"
+    unit = f" ({option.unit})" if option.unit else ""
+    match option.type:
+        case "bool":
+            return "true or false"
+        case "choice":
+            return "one of " + ", ".join(option.choices)
+        case "int_list":
+            return f"a list of 1 to {option.max_items} whole numbers {span}{unit}"
+        case "int":
+            return f"a whole number {span}{unit}"
+        case _:
+            return f"a number {span}{unit}"
+
+
+def _normal(value: object) -> HyperValue:
+    """One spelling per value: 1 for 1.0, 0 for -0.0, a list for a tuple. The value has been checked."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [int(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    assert isinstance(value, int | float), value
+    return value
+
+
+def effective_hyper(model: str, hyper: Mapping[str, object]) -> dict[str, HyperValue]:
+    """All options of the model with their values, defaults filled in, keys sorted, each number in one
+    spelling (an integral float becomes an int). Raises HyperError with every fault."""
+    faults = check_hyper(model, hyper)
+    if faults:
+        raise HyperError(model, faults)
+    options = MODELS[model].options
+    return {
+        name: _normal(hyper[name]) if name in hyper else options[name].default_value()
+        for name in sorted(options)
+    }
+
+
+def identity_hyper(model: str, hyper: Mapping[str, object]) -> dict[str, HyperValue]:
+    """The part of the effective hyper that belongs into a job's id: keys whose value is not the id_default.
+    Raises HyperError with every fault."""
+    options = MODELS[model].options
+    return {
+        name: value
+        for name, value in effective_hyper(model, hyper).items()
+        if value != options[name].id_default_value()
+    }
+
+
+def json_schema(model: str) -> dict[str, Json]:
+    """The hyper table of a model as JSON Schema (draft 2020-12)."""
+    properties: dict[str, Json] = {
+        name: _option_schema(option) for name, option in sorted(MODELS[model].options.items())
+    }
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _option_schema(option: Option) -> dict[str, Json]:
+    default = option.default_value()
+    schema: dict[str, Json] = {
+        "description": option.help,
+        "default": list(default) if isinstance(default, list) else default,
+    }
+    if option.unit:
+        schema["x-unit"] = option.unit
+    low = "exclusiveMinimum" if option.above_minimum else "minimum"
+    limits: dict[str, Json] = {low: _normal_number(option.minimum), "maximum": _normal_number(option.maximum)}
+    match option.type:
+        case "bool":
+            return schema | {"type": "boolean"}
+        case "choice":
+            return schema | {"type": "string", "enum": list(option.choices)}
+        case "int_list":
+            items: dict[str, Json] = {"type": "integer", **limits}
+            return schema | {"type": "array", "items": items, "minItems": 1, "maxItems": option.max_items}
+        case "int":
+            return schema | {"type": "integer", **limits}
+        case _:
+            return schema | {"type": "number", **limits}
+
+
+def _normal_number(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else value

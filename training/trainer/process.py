@@ -1,0 +1,56 @@
+"""What the trainer's programs share: arguments, exit codes, and the last line of standard error."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from training.trainer.errors import INTERNAL_ERROR, OutOfMemory, TrainerError, Usage
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that exits with 64 (sysexits) where argparse would exit with 2."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Usage; `sentence_exit` prints it."""
+        raise Usage(f"{message}; see {self.prog} --help")
+
+
+def one_blas_thread() -> None:
+    """Must run before numpy is imported. More threads change the order of additions, and with it the
+    result."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def sentence_exit(
+    program: str, work: Callable[[], str], on_end: Callable[[int, str], None] = lambda code, text: None
+) -> int:
+    """Do the work, which returns its closing sentence, and turn every error into an exit code.
+
+    The last line of standard error is one sentence for a person; an unexpected error shows its traceback
+    first. `on_end` gets the code and the sentence.
+    """
+    try:
+        code, text = 0, work()
+    except TrainerError as error:
+        code, text = error.exit_code, str(error)
+    except MemoryError:
+        code, text = OutOfMemory.exit_code, "out of memory; run this job on a host with more RAM"
+    except KeyboardInterrupt:
+        code, text = 130, "interrupted from the keyboard"
+    except Exception as error:  # noqa: BLE001 - nothing may end without a sentence
+        traceback.print_exc()
+        code, text = (
+            INTERNAL_ERROR,
+            f"internal error ({type(error).__name__}: {error}); please report the lines above",
+        )
+    text = " ".join(text.split())
+    on_end(code, text)
+    print(f"{program}: {text}", file=sys.stderr, flush=True)
+    return code
