@@ -173,9 +173,9 @@ def model_card(
 
 
 _LIMITS = (
-    "Suspicious behaviour is played by harmless stand-ins, not by malware. Windows of one episode resemble "
-    "each other, so the interval is taken over whole episodes. `roc_auc_active` leaves out the quiet baseline, "
-    "which any detector of mere activity gets right; `roc_auc` is to be read against "
+    "Suspicious behaviour is played by harmless stand-ins, not by malware. Windows of one episode "
+    "resemble each other, so the interval is taken over whole episodes. `roc_auc_active` leaves out the quiet "
+    "baseline, which any detector of mere activity gets right; `roc_auc` is to be read against "
     "`roc_auc_of_mere_activity`, `pr_auc` against `base_rate`."
 )
 

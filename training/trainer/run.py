@@ -196,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def on_end(code: int, text: str) -> None:
         for progress in ended:
-            progress.end(code, text)
+            with progress:
+                progress.end(code, text)
 
     def work() -> str:
         options = _parser().parse_args(arguments)

@@ -1,0 +1,62 @@
+# Every target sets up what it needs by itself (.venv, locked packages); nothing is asked, nothing is installed elsewhere.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+JOBS ?= 2
+UPGRADE ?= --upgrade
+ARGS ?=
+# Modules whose every branch is covered by tests, and the tests that cover them.
+CORE := lifecycle eligibility manifest queue
+
+.PHONY: help demo demo-receiver test coverage check format docs lock clean setup-run setup-dev
+
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make test ARGS="-k lease -x"   passes options to pytest; JOBS=1 runs it in one process'
+
+demo: setup-run ## Start a receiver and a worker here, train the four jobs that fit, show the artifacts
+	@$(BIN)/python -m tools.demo $(ARGS)
+
+demo-receiver: setup-run ## Serve the finished demo again, for cis490-jobs and a browser; Ctrl-C ends it
+	@$(BIN)/python -m tools.demo --serve $(ARGS)
+
+test: setup-dev ## Run the quick tests (under 3 minutes on 2 cores)
+	@$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
+
+coverage: setup-dev ## Show that every branch of the core modules is covered by tests
+	@$(BIN)/python -m pytest -q -n $(JOBS) $(CORE:%=--cov=training.fleet.%) --cov-branch \
+	  --cov-report=term-missing --cov-fail-under=100 $(ARGS)
+
+check: setup-dev ## Check format, lint, types and layers
+	@$(BIN)/ruff format --check --quiet . || { echo 'not formatted; type: make format'; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup-dev ## Format the code and repair what the linter can repair
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: setup-dev ## Write the generated parts of docs/ again
+	@$(BIN)/python -m tools.docs
+
+# dev.txt first; run.txt takes its versions from there, so that both sets agree.
+LOCK := uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --group build --extra receiver --extra cli --extra worker --extra train
+
+lock: ## Choose and lock newer package versions (needs uv)
+	@command -v uv >/dev/null || { echo 'make lock needs uv; type: python3 -m pip install --user uv'; exit 1; }
+	@$(LOCK) $(UPGRADE) --extra worker-probes --extra dev --output-file requirements/dev.txt pyproject.toml
+	@$(LOCK) --no-annotate --constraint requirements/dev.txt --output-file requirements/run.txt pyproject.toml
+
+clean: ## Delete what set-up, tests and tools made (.venv, caches; not the demo folder)
+	@rm -rf .venv dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup-run:
+	@scripts/setup.sh run
+
+setup-dev:
+	@scripts/setup.sh dev

@@ -1,0 +1,1 @@
+"""Measurements that the documentation quotes. Each prints JSON lines; ratios are taken within one run."""

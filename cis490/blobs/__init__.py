@@ -1,0 +1,96 @@
+"""Large files addressed by the sha256 of their content, behind one interface for every back end.
+
+Errors:
+
+    BlobError        the back end cannot be used; the text says what to change
+      NoSpace        writing on would touch the reserve of free space; nothing was kept, try again later
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from typing import BinaryIO, Protocol
+
+from cis490.digest import Digest
+
+
+class BlobError(Exception):
+    """The back end cannot do what was asked; the text says what to change."""
+
+
+class NoSpace(BlobError):
+    """Too little space is left; the writer that raised this holds nothing worth keeping."""
+
+
+@contextlib.contextmanager
+def full_disk_is_no_space() -> Iterator[None]:
+    """Turn the OSError of a full disk or quota into NoSpace."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"the disk is full: {error}") from error
+        raise
+
+
+class BlobWriter(Protocol):
+    """One blob on its way in. Nobody can see it before `commit` has returned.
+
+    A writer may be handed from thread to thread, and `discard` may be called while another thread still writes: it
+    waits for that call. Every method does I/O: keep them off an event loop.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes taken so far."""
+        ...
+
+    def write(self, block: bytes | bytearray) -> None:
+        """Append `block`. Raises NoSpace; ValueError after `commit` or `discard`."""
+        ...
+
+    def digest(self) -> Digest:
+        """sha256 of the bytes taken so far."""
+        ...
+
+    def commit(self, shelf: str) -> bool:
+        """Keep the blob under its own digest on `shelf`; True if its content was new to the store.
+
+        On return content and name survive a power cut, also when it was there before. A second writer of the same
+        content succeeds too and leaves one copy. Raises NoSpace; ValueError for a bad shelf name.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Leave nothing behind. May be called at any time and repeatedly; does nothing after `commit`."""
+        ...
+
+
+class Blobs(Protocol):
+    """A store of blobs. *Shelves* are the folders that people browse: one blob may stand on several, kept once.
+
+    A digest that is not 64 lower-case hexadecimal characters is never found and never becomes part of a path.
+    """
+
+    def create(self) -> BlobWriter:
+        """A writer for a new blob. Does no I/O, so there is nothing to clean up before the first write."""
+        ...
+
+    def size_of(self, digest: object) -> int | None:
+        """Size in bytes of a blob that was committed, None for any other value."""
+        ...
+
+    def open(self, digest: str) -> BinaryIO:
+        """The content, seekable, from the start; the caller closes it. Raises FileNotFoundError."""
+        ...
+
+    def shelves_of(self, digest: str) -> list[str]:
+        """Sorted names of the shelves that hold the blob."""
+        ...
+
+    def place(self, digest: str, shelf: str) -> None:
+        """Put a known blob on one more shelf, durably; no effect if it stands there.
+
+        Raises FileNotFoundError for an unknown blob, ValueError for a bad shelf name, NoSpace.
+        """
+        ...

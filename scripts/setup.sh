@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# Sets up .venv with the locked packages and this checkout. Called by make; asks nothing.
+#
+#   scripts/setup.sh run   what the receiver, the worker and the trainer need (default)
+#   scripts/setup.sh dev   that, and the tools for tests and checks
+#
+# A second run with nothing changed does nothing. PYTHON=/path/to/python3 chooses the interpreter.
+# Ends with 0, or with 1 and a message that names the line to type next.
+set -euo pipefail
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
+
+level=${1:-run}
+venv=.venv
+stamp=$venv/cis490-setup
+log=$venv/setup.log
+
+say() { printf '==> %s\n' "$*"; }
+
+die() {
+    printf '\nset-up stopped: %s\n' "$1" >&2
+    shift
+    if [ $# -gt 0 ]; then printf '  %s\n' "$@" >&2; fi
+    exit 1
+}
+
+case $level in
+run | dev) ;;
+*) die "'$level' is no set; expected run or dev." "Type: scripts/setup.sh dev" ;;
+esac
+
+# The checkout's path is part of it: a virtual environment does not survive being moved.
+fingerprint() {
+    { "$venv/bin/python" -VV && pwd && cat requirements/run.txt requirements/dev.txt pyproject.toml scripts/setup.sh; } \
+        2>/dev/null | cksum
+}
+
+up_to_date() {
+    [ -f "$stamp" ] && [ -x "$venv/bin/python" ] || return 1
+    local now
+    now=$(fingerprint) || return 1
+    # dev holds everything that run does, at the same versions
+    grep -qxF "dev $now" "$stamp" || grep -qxF "$level $now" "$stamp"
+}
+
+is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+find_python() {
+    local name
+    for name in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11 python3.14; do
+        # A name may be there and still not run (version managers leave such stubs), so each is tried.
+        if is_recent "$name"; then
+            command -v "$name"
+            return
+        fi
+    done
+    die "no Python 3.11 or newer (python3 is $(python3 -V 2>&1 | head -n 1 || true))." \
+        "Debian 12 or newer: sudo apt-get install -y python3 python3-venv" \
+        "Elsewhere: install Python, then PYTHON=/path/to/python3 make demo"
+}
+
+# Names of the system packages that $1 (a Python) lacks, in Debian's spelling.
+missing_system_packages() {
+    "$1" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+        "$1" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'
+    if [ "$(uname -s)" = Linux ]; then # LightGBM's wheel leaves OpenMP to the system
+        "$1" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' >/dev/null 2>&1 || echo libgomp1
+    fi
+}
+
+apt_install() {
+    say "installing system packages (as root): $*"
+    export DEBIAN_FRONTEND=noninteractive
+    # The package lists may be missing or too old; fetch them only when that shows.
+    apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 ||
+        { apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends "$@" >/dev/null; }
+}
+
+require_system_packages() {
+    local python=$1 missing
+    missing=$(missing_system_packages "$python" | tr '\n' ' ')
+    missing=${missing% }
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        # shellcheck disable=SC2086  # a list of words on purpose
+        apt_install $missing || die "apt-get could not install: $missing" "Type: apt-get update && apt-get install -y $missing"
+        missing=$(missing_system_packages "$python" | tr '\n' ' ')
+        [ -z "$missing" ] || die "$python still lacks ${missing% } after its installation." \
+            "It may not be Debian's Python. Try: PYTHON=/usr/bin/python3 make demo"
+        return 0
+    fi
+    die "missing system packages: $missing" \
+        "Debian, Ubuntu, Raspberry Pi OS: sudo apt-get install -y $missing" \
+        "Fedora: sudo dnf install -y python3 libgomp" \
+        "Then run the same command again."
+}
+
+make_venv() {
+    local python=$1
+    if [ -e "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ]; then
+        die "$PWD/$venv exists and is no virtual environment; it is left alone." "Move it away, then run the same command again."
+    fi
+    rm -rf "$venv"
+    say "creating $venv with $("$python" -V) ($python)"
+    "$python" -m venv "$venv" || die "$python -m venv $venv failed (see above)." "Is this folder writable, and the disk not full?"
+}
+
+# pip's own lines, shortened: what is fetched, how big, and when the unpacking starts.
+show_progress() {
+    awk '/^ *Downloading /       { split($2, part, "-"); print "    fetching " part[1], part[2], $3, $4; fflush() }
+         /^Installing collected packages: .*,/ { print "    unpacking"; fflush() }'
+}
+
+explain_pip_failure() {
+    if grep -qE 'NewConnectionError|Temporary failure in name|Network is unreachable|ConnectTimeout|ReadTimeout|ProxyError|Connection refused' "$log"; then
+        die "the package index could not be reached: no network? (details: $log)" \
+            "Connect this machine, then run the same command again." \
+            "To do without: where there is a network, with the same system and Python, type" \
+            "  pip download --require-hashes -d wheels -r requirements/$level.txt" \
+            "bring the folder here, then: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels scripts/setup.sh $level"
+    fi
+    printf '\nLast lines of %s:\n' "$log" >&2
+    tail -n 12 "$log" | cut -c1-300 >&2
+    if grep -q 'DO NOT MATCH THE HASHES' "$log"; then
+        die "a fetched package is not the one that was locked: a broken download or a changed package." \
+            "Type: $venv/bin/python -m pip cache purge; then run the same command again."
+    fi
+    if grep -qE 'No matching distribution|Could not find a version' "$log"; then
+        die "a locked package has no ready-made build for $("$venv/bin/python" -V) on $(uname -sm)." \
+            "Known to work: CPython 3.11 to 3.14 on 64-bit Linux (x86-64, arm64). Try: PYTHON=/usr/bin/python3.11 make demo"
+    fi
+    die "pip failed (see above; everything is in $log)."
+}
+
+pip_install() {
+    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile --retries 3 "$@" 2>&1 |
+        tee -a "$log" | show_progress || explain_pip_failure
+}
+
+if up_to_date; then exit 0; fi
+
+# A half-made or moved environment, or one whose Python is gone, is made anew.
+usable() {
+    is_recent "$venv/bin/python" && "$venv/bin/python" -c 'import pip' 2>/dev/null &&
+        grep -qF "$PWD/$venv" "$venv/pyvenv.cfg"
+}
+
+if ! usable; then
+    python=$(find_python)
+    require_system_packages "$python"
+    make_venv "$python"
+else
+    require_system_packages "$venv/bin/python"
+fi
+
+rm -f "$stamp"
+: >"$log"
+say "installing $(grep -c '==' "requirements/$level.txt") locked packages (requirements/$level.txt)"
+# Wheels only: what would need a compiler fails at once, and says so.
+pip_install --require-hashes --only-binary :all: -r "requirements/$level.txt"
+say "installing this checkout (editable)"
+pip_install --no-deps --no-build-isolation --no-index --editable .
+printf '%s %s\n' "$level" "$(fingerprint)" >"$stamp"
+say "ready: $venv"

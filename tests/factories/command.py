@@ -1,0 +1,53 @@
+"""Runs `cis490-jobs` in this process, with streams that are terminals or not as the test likes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.factories.fake_api import FakeApi
+from training.fleet import cli, exits, verbs
+
+NOW_S = 1.7e9
+"""The wall time of every command."""
+
+
+class Screen(io.StringIO):
+    """A stream that says whether it is a terminal."""
+
+    def __init__(self, terminal: bool = False) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@dataclass
+class Result:
+    """What a command printed and returned."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def run(
+    api: FakeApi | str,
+    *argv: str,
+    terminal: bool = True,
+    token: str = "secret",
+    env: Mapping[str, str] | None = None,
+) -> Result:
+    out, err = Screen(terminal), Screen(False)
+    url = api if isinstance(api, str) else api.url
+    given = {exits.URL_VARIABLE: url, exits.TOKEN_VARIABLE: token} if env is None else env
+    code = cli.run(argv, verbs.Terminal(given, out, err, lambda: NOW_S, lambda: 0.0, 80))
+    return Result(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,105 @@
+"""The real receiver on a loopback port, in a thread of the test: no mock stands between client and queue."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from cis490.clock import Clock, SystemClock
+from training.fleet import manifest as manifests
+from training.fleet.queue import JobQueue
+from training.fleet.receiver import ListenAddress, bind, make_app
+from training.fleet.store import ModelStore
+
+TOKEN = "operator-token-of-this-test"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: Any
+    raw: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class LiveReceiver:
+    """Where it listens, and its parts for tests that look inside."""
+
+    port: int
+    queue: JobQueue
+    store: ModelStore
+    manifest: Path
+    store_root: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def send(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One plain HTTP request, as a client in any language would send it. A dict goes as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        data = json.dumps(body).encode() if isinstance(body, dict | list) else body
+        try:
+            connection.request(method, path, body=data, headers=dict(headers or {}))  # type: ignore[arg-type]
+            response = connection.getresponse()
+            raw = response.read()
+            parsed = json.loads(raw) if raw[:1] in (b"{", b"[") else None
+            return Answer(response.status, parsed, raw, {k.lower(): v for k, v in response.getheaders()})
+        finally:
+            connection.close()
+
+    def worker(
+        self, method: str, path: str, body: object = None, *, host: str = "a", **headers: str
+    ) -> Answer:
+        return self.send(method, path, body, {"X-Lab-Host": host, **headers})
+
+    def operator(self, path: str, body: object = None, *, token: str = TOKEN) -> Answer:
+        return self.send("POST", path, body, {"X-Operator-Token": token})
+
+
+@contextmanager
+def live_receiver(
+    folder: Path,
+    manifest: str,
+    *,
+    operator_token: str | None = TOKEN,
+    clock: Clock | None = None,
+    stale_after_s: float = 600.0,
+    max_artifact_bytes: int = 1 << 20,
+) -> Iterator[LiveReceiver]:
+    """Start a receiver over `folder` with this manifest text (its jobs are in the queue), stop it at the end."""
+    path = folder / "manifest.toml"
+    path.write_text(manifest, encoding="utf-8")
+    queue = JobQueue(folder / "training_jobs.db", clock=clock or SystemClock(), stale_after_s=stale_after_s)
+    store = ModelStore(folder / "models", folder / "incoming", folder / "models" / "index.jsonl")
+    app = make_app(
+        queue=queue, store=store, manifest_path=path, operator_token=operator_token,
+        max_artifact_bytes=max_artifact_bytes,
+    )  # fmt: skip
+    bound = bind(ListenAddress(port=0))
+    config = uvicorn.Config(
+        app, http="httptools", loop="asyncio", ws="none", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    running = LiveReceiver(bound.getsockname()[1], queue, store, path, folder / "models")
+    try:
+        running.send("GET", "/v1/health")
+        queue.sync_from_manifest([job.to_dict() for job in manifests.load(path).jobs])
+        yield running
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        queue.close()

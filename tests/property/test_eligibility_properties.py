@@ -1,0 +1,47 @@
+"""Relations that hold for every requirement and host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.property.test_why_equals_claim import capabilities
+from training.fleet.eligibility import HostView, Requirement, Rules, checks, fits, ripened
+
+requirements = st.builds(
+    Requirement,
+    model=st.sampled_from(["gbt", "mlp", "gru"]),
+    require_cuda=st.booleans(),
+    prefer_cuda=st.booleans(),
+    min_vram_gib=st.sampled_from([0.0, 8.0, 24.0]),
+    min_ram_gib=st.sampled_from([0.0, 8.0, 16.0]),
+    failed_hosts=st.sampled_from([(), ("a",)]),
+    more_ram_than_gib=st.sampled_from([0.0, 8.0]),
+    wait_for_host=st.sampled_from(["", "b"]),
+)
+views = st.builds(HostView, name=st.just("a"), capability=capabilities(), seen_s_ago=st.just(1.0))
+
+
+@given(requirements, views)
+def test_a_lone_host_is_never_held_back_by_a_wish(requirement: Requirement, host: HostView) -> None:
+    alone = checks(requirement, host, (host,), Rules())
+    assert all(check.ok for check in alone) == fits(requirement, host, Rules())
+
+
+@given(requirements, views, views)
+def test_ripening_only_ever_admits_more(requirement: Requirement, host: HostView, other: HostView) -> None:
+    rival = replace(other, name="b")
+    before = all(check.ok for check in checks(requirement, host, (rival,), Rules()))
+    after = all(check.ok for check in checks(ripened(requirement), host, (rival,), Rules()))
+    assert after or not before
+
+
+@given(requirements, views)
+def test_every_refusal_says_what_was_wanted_found_and_what_helps(
+    requirement: Requirement, host: HostView
+) -> None:
+    for check in checks(requirement, host, (), Rules()):
+        assert check.ok or (check.message and check.hint and check.wanted and check.found)
+        assert not check.ok or not check.message

@@ -1,0 +1,124 @@
+"""`why` and claim never disagree: a host gets a job exactly when some waiting job has no blocker for it."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cis490.clock import ManualClock
+from tests.factories.fleet import job, manifest
+from training.fleet.queue import JobQueue
+from training.fleet.types import Capability, Gpu, HostSpec, JobSpec, Manifest, Policy
+
+MODELS = ("gbt", "mlp", "gru")
+HOSTS = ("h0", "h1", "h2", "h3")
+names = st.lists(st.sampled_from(HOSTS), max_size=2, unique=True).map(tuple)
+models = st.lists(st.sampled_from(MODELS), max_size=2, unique=True).map(tuple)
+sizes = st.sampled_from([None, 4.0, 7.6, 8.0, 15.5, 16.0, 24.0])
+
+
+@st.composite
+def capabilities(draw: st.DrawFn) -> Capability:
+    vram = draw(sizes)
+    cuda = draw(st.booleans()) if vram else False
+    return Capability(
+        ram_gib=draw(sizes),
+        has_cuda=cuda,
+        vram_gib=vram if cuda else None,
+        gpus=[Gpu("g", vram)] * draw(st.integers(1, 2)) if cuda and vram else None,
+        models=draw(st.none() | st.lists(st.sampled_from(MODELS), unique=True)),
+        trainer_digest=draw(st.sampled_from([None, "t" * 64, "u" * 64])),
+    )
+
+
+@st.composite
+def jobs(draw: st.DrawFn, index: int) -> JobSpec:
+    return job(
+        f"j{index}",
+        model=draw(st.sampled_from(MODELS)),
+        priority=draw(st.integers(0, 2)),
+        require_cuda=draw(st.booleans()),
+        prefer_cuda=draw(st.booleans()),
+        min_vram_gib=draw(st.sampled_from([0.0, 0.0, 8.0, 24.0])),
+        min_ram_gib=draw(st.sampled_from([0.0, 0.0, 8.0, 16.0])),
+        allowed_hosts=draw(names),
+    )
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> Manifest:
+    hosts = {
+        name: HostSpec(
+            name,
+            allow_jobs=draw(models),
+            deny_jobs=draw(models),
+            slots=draw(st.none() | st.integers(1, 2)),
+            capability=draw(st.just(Capability()) | capabilities()),
+            force=draw(st.booleans()),
+        )
+        for name in draw(st.lists(st.sampled_from(HOSTS), unique=True))
+    }
+    wanted = tuple(draw(jobs(index)) for index in range(draw(st.integers(1, 5))))
+    policy = Policy(
+        unknown_hosts=draw(st.sampled_from(["deny", "allow"])),
+        trainer=draw(st.sampled_from(["same", "any"])),
+        prefer_cuda_grace_s=60.0,
+        same_host_s=60.0,
+    )
+    return manifest(*wanted, hosts=hosts).__class__(name="f", hosts=hosts, jobs=wanted, policy=policy)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), first=fleets(), second=fleets(), reported=st.tuples(*[capabilities()] * len(HOSTS)))
+def test_a_claim_is_refused_exactly_when_why_lists_a_blocker(
+    data: st.DataObject, first: Manifest, second: Manifest, reported: tuple[Capability, ...]
+) -> None:
+    clock = ManualClock()
+    queue = JobQueue(":memory:", clock=clock, stale_after_s=100.0, live_s=90.0)
+    queue.apply_manifest(first, trainer_digest="t" * 64)
+    try:
+        for _ in range(data.draw(st.integers(1, 8))):
+            _disturb(data, queue, clock, second)
+            host = data.draw(st.sampled_from(HOSTS))
+            _report(queue, host, reported[HOSTS.index(host)])
+            explained = [queue.explain(row.job_id) for row in queue.list_jobs()]
+            free = [
+                found["job_id"]
+                for found in explained
+                if found is not None
+                and all(check["ok"] for check in found["job_checks"])
+                and any(entry["host"] == host and entry["eligible"] for entry in found["hosts"])
+            ]
+            order = [row.job_id for row in queue.list_jobs() if row.job_id in free]
+            got = queue.claim(host, reported[HOSTS.index(host)])
+            assert (got.row.job_id if got.row else None) == (order[0] if order else None)
+    finally:
+        queue.close()
+
+
+def _report(queue: JobQueue, host: str, capability: Capability) -> None:
+    """What a claim does first: the host is seen, with what it can do."""
+    with queue.atomic():
+        queue.saw(host, capability)
+
+
+def _disturb(data: st.DataObject, queue: JobQueue, clock: ManualClock, other: Manifest) -> None:
+    kind = data.draw(
+        st.sampled_from(["nothing", "time", "reload", "fail", "oom", "release", "sweep", "cancel"])
+    )
+    leases = queue.leases.all()
+    if kind == "time":
+        clock.advance(data.draw(st.sampled_from([1.0, 61.0, 95.0])))
+    elif kind == "reload":
+        queue.apply_manifest(other, trainer_digest="t" * 64)
+    elif kind == "sweep":
+        clock.advance(101)
+        queue.sweep_stale()
+    elif kind == "cancel":
+        queue.cancel(queue.list_jobs()[0].job_id)
+    elif leases and kind == "release":
+        queue.release(leases[0].job_id, leases[0].host)
+    elif leases and kind in ("fail", "oom"):
+        queue.fail(
+            leases[0].job_id, leases[0].host, error="x", fail_class="oom" if kind == "oom" else "program"
+        )

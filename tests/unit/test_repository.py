@@ -1,0 +1,199 @@
+"""What holds for the repository as a whole: nothing in it that does not belong, everything in it that should."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from training.fleet.manifest import load
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = sorted((ROOT / "etc").glob("*.service"))
+PUBLIC_MODULES = (
+    "training.fleet.receiver",
+    "training.fleet.worker",
+    "training.fleet.cli",
+    "training.trainer.run",
+)
+MAX_FILE_BYTES = 2 * 1024 * 1024
+MAX_PYTHON_LINES = 600
+MAX_CONTRIBUTING_LINES = 80
+
+# Written in two parts, so that this file does not find itself.
+INDEX_HOSTS = re.compile(
+    "|".join(("py" + r"pi\.org", "python" + r"hosted\.org", "deb" + r"ian\.org/debian", "npm" + r"js\.org"))
+)
+MACHINE_PATHS = re.compile(
+    "/(?:" + "|".join(("wo" + "rk/main", "wo" + "rk/shared", "ro" + "ot/", "tm" + "p/venv")) + ")"
+)
+UNFINISHED = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)) + r")\b")
+
+
+@cache
+def tracked_files() -> tuple[Path, ...]:
+    """Files that git has or would add; all of them in an unpacked archive without git."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout: which files belong to the repository is not known")
+    return tuple(path for name in listed.split("\0") if name and (path := ROOT / name).is_file())
+
+
+@cache
+def texts() -> dict[str, str]:
+    """Every tracked text file by its name in the repository."""
+    found = {}
+    for path in tracked_files():
+        data = path.read_bytes()
+        if b"\0" not in data[:8192]:
+            found[path.relative_to(ROOT).as_posix()] = data.decode("utf-8", "replace")
+    return found
+
+
+def lines_with(pattern: re.Pattern[str]) -> list[str]:
+    return [
+        f"{name}:{number}: {line.strip()[:120]}"
+        for name, text in texts().items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def test_no_file_names_a_package_index() -> None:
+    assert lines_with(INDEX_HOSTS) == []
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
+    assert lines_with(MACHINE_PATHS) == []
+
+
+def test_nothing_is_marked_as_unfinished() -> None:
+    assert lines_with(UNFINISHED) == []
+
+
+def test_no_file_is_large() -> None:
+    assert [
+        (path.name, path.stat().st_size) for path in tracked_files() if path.stat().st_size > MAX_FILE_BYTES
+    ] == []
+
+
+def test_no_python_file_has_grown_two_subjects() -> None:
+    lengths = {name: text.count("\n") for name, text in texts().items() if name.endswith(".py")}
+    assert {name: length for name, length in lengths.items() if length > MAX_PYTHON_LINES} == {}
+
+
+def test_no_built_or_downloaded_thing_is_tracked() -> None:
+    suffixes = {".pyc", ".whl", ".so", ".db", ".pkl", ".pickle", ".sqlite3"}
+    assert [path.name for path in tracked_files() if path.suffix in suffixes] == []
+
+
+def test_contributing_stays_short_enough_to_be_read() -> None:
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < MAX_CONTRIBUTING_LINES
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    broken = [
+        f"{name}: {target}"
+        for name, text in texts().items()
+        if name.endswith(".md")
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+        if "://" not in target and not (ROOT / name).parent.joinpath(target).exists()
+    ]
+    assert broken == []
+
+
+def test_files_that_the_contributing_table_names_exist() -> None:
+    text = texts()["CONTRIBUTING.md"]
+    named = [name for name in re.findall(r"`([\w./-]+/[\w.*-]*)`", text) if not name.startswith("/")]
+    assert [name for name in named if not list(ROOT.glob(name.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+def test_every_locked_package_has_a_version_and_hashes(name: str) -> None:
+    entries = re.split(r"\n(?=[a-z])", (ROOT / "requirements" / name).read_text(encoding="utf-8").strip())
+    loose = [
+        entry.splitlines()[0]
+        for entry in entries
+        if not re.match(r"[a-z0-9.-]+==\S+", entry) or "--hash=sha256:" not in entry
+    ]
+    assert len(entries) > 10
+    assert loose == []
+
+
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+def test_locked_packages_name_no_index_and_no_folder(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^\s*-{1,2}(?!hash)\S+|\S+://\S+|file:\S*", text) == []
+
+
+def test_both_locks_agree_on_versions() -> None:
+    run, dev = (
+        dict(
+            re.findall(
+                r"(?m)^([a-z0-9.-]+)==(\S+)", (ROOT / "requirements" / name).read_text(encoding="utf-8")
+            )
+        )
+        for name in ("run.txt", "dev.txt")
+    )
+    assert {name: version for name, version in run.items() if dev.get(name) != version} == {}
+
+
+def test_the_receiver_and_the_worker_have_a_unit() -> None:
+    assert {unit.name for unit in UNITS} >= {
+        "cis490-trainer-receiver.service",
+        "cis490-trainer-worker.service",
+    }
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_unit_starts_a_module_that_exists_by_name_and_not_by_path(unit: Path) -> None:
+    command = _unit(unit)["Service"]["ExecStart"].split()
+    assert command[1] == "-m"
+    assert ROOT.joinpath(*command[2].split(".")).with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_unit_does_not_restart_on_a_wrong_configuration(unit: Path) -> None:
+    assert _unit(unit)["Service"]["RestartPreventExitStatus"] == "78"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_finds_no_fault_in_a_unit(unit: Path, tmp_path: Path) -> None:
+    here = unit.read_text(encoding="utf-8").replace("/opt/cis490/.venv/bin/python", sys.executable)
+    copy = tmp_path / unit.name
+    copy.write_text(here, encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_example_manifest_loads_with_the_labs_fourteen_jobs() -> None:
+    manifest = load(ROOT / "etc" / "training_manifest.toml.example")
+    assert len(manifest.jobs) == 14
+
+
+@pytest.mark.parametrize("module", PUBLIC_MODULES)
+def test_a_public_module_started_with_m_prints_its_help(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout
+
+
+def _unit(path: Path) -> configparser.ConfigParser:
+    """A unit file as sections; of a key that stands several times, the last value."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
+    parser.read_string(path.read_text(encoding="utf-8"))
+    return parser

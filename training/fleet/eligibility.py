@@ -1,0 +1,351 @@
+"""Who may run what: (requirement, host, rules) -> every check with its verdict. Pure.
+
+`claim`, `why`, `plan` and the pages ask the same functions, so an explanation can never disagree with
+a decision. A host may run a job when every check of `checks()` is ok; each failed check names what was
+wanted, what was found, and what would help.
+
+Three *preferences* are soft: they only hold a job back while some other live host is the better choice
+(`prefer_cuda`, the host that released the job, a host that has not failed it yet). The first two end
+after a grace period, by dropping the wish from the requirement (`ripened`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
+
+from training.fleet.types import Capability, HostSpec, JobSpec, TrainerPolicy, UnknownHosts
+
+NOMINAL_TOLERANCE = 0.06
+"""A card sold as 24 GB reports 23.99 GiB, a PC with 16 GB of RAM 15.5 GiB: sizes compare nominally."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """The eligibility inputs of a job. Jobs with equal requirements form one *requirement class*."""
+
+    model: str
+    require_cuda: bool = False
+    prefer_cuda: bool = False
+    min_vram_gib: float = 0.0
+    min_ram_gib: float = 0.0
+    allowed_hosts: tuple[str, ...] = ()
+    failed_hosts: tuple[str, ...] = ()
+    """Hosts on which this job failed: others first."""
+    more_vram_than_gib: float = 0.0
+    """It ran out of memory on a GPU of this size; 0: never did."""
+    more_ram_than_gib: float = 0.0
+    wait_for_host: str = ""
+    """It was released by this host, which is likely to have its checkpoint and data."""
+
+    @property
+    def may_ripen(self) -> bool:
+        """Does a wish hold it back that a grace period ends?"""
+        return self.prefer_cuda or bool(self.wait_for_host)
+
+    @property
+    def has_preference(self) -> bool:
+        return self.may_ripen or bool(self.failed_hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What past attempts of a job taught about where it may run."""
+
+    failed_hosts: tuple[str, ...] = ()
+    more_vram_than_gib: float = 0.0
+    more_ram_than_gib: float = 0.0
+    wait_for_host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """One host as matching sees it."""
+
+    name: str
+    spec: HostSpec | None = None
+    """Its policy; None when the manifest does not name it."""
+    capability: Capability = field(default_factory=Capability)
+    """The *effective* one, see `effective()`."""
+    live: bool = True
+    seen_s_ago: float | None = None
+    busy: int = 0
+    paused_reason: str | None = None
+
+    @property
+    def slots(self) -> int:
+        if self.spec is not None and self.spec.slots is not None:
+            return self.spec.slots
+        return max(1, len(self.capability.gpus or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the manifest says about the fleet as a whole."""
+
+    names_hosts: bool = False
+    unknown_hosts: UnknownHosts = "deny"
+    trainer: TrainerPolicy = "same"
+    trainer_digest: str | None = None
+    """Of the receiver's own checkout; None: unknown, nothing to compare with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One constraint on one host. `message` is a sentence, `hint` the change that would help."""
+
+    constraint: str
+    ok: bool
+    wanted: str
+    found: str
+    message: str = ""
+    hint: str = ""
+
+
+def requirement_of(spec: JobSpec, learned: Learned | None = None) -> Requirement:
+    """A job's eligibility inputs, from its spec and what its attempts taught."""
+    known = learned or Learned()
+    return Requirement(
+        model=spec.model,
+        require_cuda=spec.require_cuda,
+        prefer_cuda=spec.prefer_cuda and not spec.require_cuda,
+        min_vram_gib=float(spec.min_vram_gib),
+        min_ram_gib=float(spec.min_ram_gib),
+        allowed_hosts=tuple(sorted(set(spec.allowed_hosts))),
+        failed_hosts=tuple(sorted(set(known.failed_hosts))),
+        more_vram_than_gib=known.more_vram_than_gib,
+        more_ram_than_gib=known.more_ram_than_gib,
+        wait_for_host=known.wait_for_host,
+    )
+
+
+def ripened(requirement: Requirement) -> Requirement:
+    """After the grace period: the wishes that only delayed the job are dropped."""
+    return replace(requirement, prefer_cuda=False, wait_for_host="")
+
+
+def admission(name: str, spec: HostSpec | None, rules: Rules) -> Check:
+    """May this host take part at all? Fails closed once the manifest names any host."""
+    ok = spec is not None or not rules.names_hosts or rules.unknown_hosts == "allow"
+    return Check(
+        "known_host",
+        ok,
+        "a host the manifest names",
+        name if ok else "not in the manifest",
+        "" if ok else f'the manifest names hosts, and "{name}" is not among them',
+        "" if ok else f'add [[hosts]] name = "{name}", or set [policy] unknown_hosts = "allow", then reload',
+    )
+
+
+def static_checks(requirement: Requirement, host: HostView, rules: Rules) -> Iterator[Check]:
+    """The checks that only change with the manifest or the host's capability; a host's are cached."""
+    yield admission(host.name, host.spec, rules)
+    yield from _policy_checks(requirement, host)
+    yield from _software_checks(requirement, host.capability, rules)
+    yield from _hardware_checks(requirement, host.capability)
+
+
+def checks(
+    requirement: Requirement, host: HostView, others: Iterable[HostView], rules: Rules
+) -> tuple[Check, ...]:
+    """Every check for this job on this host; all ok means that a claim by this host would get it
+    (if no better job is waiting). `others` are the fleet's hosts; this host itself is skipped."""
+    found = [*static_checks(requirement, host, rules), *state_checks(host)]
+    if requirement.has_preference:
+        found.append(preference_check(requirement, host, others, rules))
+    return tuple(found)
+
+
+def fits(requirement: Requirement, host: HostView, rules: Rules) -> bool:
+    """All static checks are ok."""
+    return all(check.ok for check in static_checks(requirement, host, rules))
+
+
+def state_checks(host: HostView) -> Iterator[Check]:
+    """What the host is doing right now."""
+    ago = "never seen" if host.seen_s_ago is None else f"last seen {host.seen_s_ago:.0f} s ago"
+    yield Check(
+        "live", host.live, "a worker that reports", "live" if host.live else ago,
+        "" if host.live else f"no worker on {host.name} is reporting ({ago})",
+        "" if host.live else f"start the worker on {host.name}: systemctl start cis490-trainer-worker",
+    )  # fmt: skip
+    paused = host.paused_reason is not None
+    yield Check(
+        "not_paused", not paused, "not paused", host.paused_reason or "not paused",
+        f"{host.name} is paused: {host.paused_reason}" if paused else "",
+        "mend the host, then: cis490-jobs reload" if paused else "",
+    )  # fmt: skip
+    free = host.busy < host.slots
+    yield Check(
+        "free_slot", free, f"fewer than {host.slots} running", f"{host.busy} running",
+        "" if free else f"{host.name} is busy: {host.busy} of {host.slots} slots",
+        "" if free else "wait, or raise slots of this host in the manifest",
+    )  # fmt: skip
+
+
+def preference_check(
+    requirement: Requirement, host: HostView, others: Iterable[HostView], rules: Rules
+) -> Check:
+    """Is there a live host that should have the job before this one?"""
+    rivals = [
+        other
+        for other in others
+        if other.name != host.name and other.live and other.paused_reason is None
+        and fits(requirement, other, rules)
+    ]  # fmt: skip
+    better, why = _better(requirement, host, rivals)
+    return Check(
+        "preference", not better, "no better live host", ", ".join(sorted(better)[:3]) or "none",
+        f"{why}: {', '.join(sorted(better)[:3])}" if better else "",
+        "wait for the grace period, or stop the wish (prefer_cuda = false)" if better else "",
+    )  # fmt: skip
+
+
+def _better(requirement: Requirement, host: HostView, rivals: list[HostView]) -> tuple[list[str], str]:
+    wish = requirement.wait_for_host
+    if wish and wish != host.name:
+        found = [rival.name for rival in rivals if rival.name == wish]
+        if found:
+            return found, "waits a while for the host that released it"
+    if requirement.prefer_cuda and not host.capability.has_cuda:
+        found = [rival.name for rival in rivals if rival.capability.has_cuda]
+        if found:
+            return found, "prefers a live host with CUDA for a grace period"
+    if host.name in requirement.failed_hosts:
+        found = [rival.name for rival in rivals if rival.name not in requirement.failed_hosts]
+        if found:
+            return found, f"has failed on {host.name} already and goes to another host first"
+    return [], ""
+
+
+def _policy_checks(requirement: Requirement, host: HostView) -> Iterator[Check]:
+    spec = host.spec or HostSpec(host.name)
+    model = requirement.model
+    denied = model in spec.deny_jobs
+    yield Check(
+        "deny_jobs", not denied, f"{model} not denied", _listed(spec.deny_jobs),
+        f'{model} is denied by hosts.{host.name}.deny_jobs{_at(spec, "deny_jobs")}' if denied else "",
+        f'remove "{model}" from deny_jobs of {host.name}{_at(spec, "deny_jobs")}' if denied else "",
+    )  # fmt: skip
+    allowed = not spec.allow_jobs or model in spec.allow_jobs
+    yield Check(
+        "allow_jobs", allowed, f"{model} allowed", _listed(spec.allow_jobs, empty="all"),
+        "" if allowed else f'hosts.{host.name}.allow_jobs{_at(spec, "allow_jobs")} does not list {model}',
+        "" if allowed else f'add "{model}" to allow_jobs of {host.name}{_at(spec, "allow_jobs")}',
+    )  # fmt: skip
+    named = not requirement.allowed_hosts or host.name in requirement.allowed_hosts
+    yield Check(
+        "allowed_hosts", named, _listed(requirement.allowed_hosts, empty="any host"), host.name,
+        "" if named else f"the job's allowed_hosts does not list {host.name}",
+        "" if named else f'add "{host.name}" to the job\'s allowed_hosts',
+    )  # fmt: skip
+
+
+def _software_checks(requirement: Requirement, capability: Capability, rules: Rules) -> Iterator[Check]:
+    models = capability.models
+    has_model = models is None or requirement.model in models
+    yield Check(
+        "model", has_model, f"a trainer with {requirement.model}", _listed(models or (), empty="not told"),
+        "" if has_model else f"the trainer there has no model {requirement.model} (it has {_listed(models or ())})",
+        "" if has_model else f"install what {requirement.model} needs on that host, or update its checkout",
+    )  # fmt: skip
+    wanted, found = rules.trainer_digest, capability.trainer_digest
+    same = rules.trainer == "any" or wanted is None or found is None or wanted == found
+    yield Check(
+        "trainer", same, _short(wanted), _short(found),
+        "" if same else f"its trainer {_short(found)} is not the receiver's {_short(wanted)}",
+        "" if same else 'update the checkout on that host, or set [policy] trainer = "any"',
+    )  # fmt: skip
+
+
+def _hardware_checks(requirement: Requirement, capability: Capability) -> Iterator[Check]:
+    cuda = bool(capability.has_cuda) or not requirement.require_cuda
+    yield Check(
+        "require_cuda", cuda, "CUDA" if requirement.require_cuda else "any",
+        "CUDA" if capability.has_cuda else "no CUDA",
+        "" if cuda else "no working CUDA there",
+        "" if cuda else "run it on a host with CUDA, or set require_cuda = false",
+    )  # fmt: skip
+    sizes = (
+        ("min_vram_gib", requirement.min_vram_gib, capability.vram_gib, "VRAM"),
+        ("min_ram_gib", requirement.min_ram_gib, capability.ram_gib, "RAM"),
+    )
+    for constraint, wanted, found, what in sizes:
+        ok = wanted <= 0 or (found is not None and found >= wanted * (1 - NOMINAL_TOLERANCE))
+        short = (
+            f"{wanted - (found or 0.0):.1f} GiB of {what} short"
+            if found is not None
+            else f"{what} not reported"
+        )
+        hint = (
+            f"lower {constraint} to {found:g}" if found else f"run it on a host with {wanted:g} GiB of {what}"
+        )
+        yield Check(
+            constraint, ok, f">= {wanted:g} GiB", _gib(found), "" if ok else short, "" if ok else hint
+        )
+    bigger = (
+        ("vram_after_oom", requirement.more_vram_than_gib, capability.vram_gib, "VRAM"),
+        ("ram_after_oom", requirement.more_ram_than_gib, capability.ram_gib, "RAM"),
+    )
+    for constraint, floor, found, what in bigger:
+        if floor <= 0:
+            continue
+        ok = found is not None and found > floor * (1 + NOMINAL_TOLERANCE)
+        yield Check(
+            constraint, ok, f"> {floor:g} GiB", _gib(found),
+            "" if ok else f"the job ran out of memory on a host with {floor:g} GiB of {what}",
+            "" if ok else f"enrol a host with more {what}, or make the job smaller and requeue it",
+        )  # fmt: skip
+
+
+_LOWERABLE = ("cores", "ram_gib", "vram_gib")
+
+
+def effective(detected: Capability, spec: HostSpec | None) -> tuple[Capability, tuple[str, ...]]:
+    """What matching believes, and the mismatches between manifest and host as sentences.
+
+    A declared value may lower a detected one (a host that shall give only 8 of its 32 GiB); it raises
+    one, or states what the host does not report, only with `force = true`.
+    """
+    if spec is None:
+        return detected, ()
+    declared = spec.capability
+    changes: dict[str, object] = {}
+    notes: list[str] = []
+    for item in fields(Capability):
+        wish, found = getattr(declared, item.name), getattr(detected, item.name)
+        if wish is None or wish == found:
+            continue
+        if spec.force or _lowers(item.name, wish, found):
+            changes[item.name] = wish
+            notes.append(f"{item.name}: the manifest's {wish} is used, the host reports {found}")
+        else:
+            notes.append(f"{item.name}: the manifest says {wish}, the host reports {found}, which is used")
+    return replace(detected, **changes), tuple(notes)  # type: ignore[arg-type]
+
+
+def _lowers(key: str, wish: object, found: object) -> bool:
+    if key == "has_cuda":
+        return wish is False
+    if key == "models" and isinstance(wish, list):
+        return found is None or (isinstance(found, list) and set(wish) <= set(found))
+    if key in _LOWERABLE and isinstance(wish, int | float) and isinstance(found, int | float):
+        return wish < found
+    return False
+
+
+def _listed(names: Iterable[str], *, empty: str = "none") -> str:
+    return ", ".join(names) or empty
+
+
+def _at(spec: HostSpec, key: str) -> str:
+    line = spec.lines.get(key) or spec.lines.get("")
+    return f" (manifest line {line})" if line else ""
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "not told"
+
+
+def _gib(size: float | None) -> str:
+    return "not reported" if size is None else f"{size:g} GiB"

@@ -1,0 +1,157 @@
+"""A trainer's process tree on Windows: a process group for Ctrl-Break and a Job Object that holds the tree.
+
+The Job Object has KILL_ON_JOB_CLOSE, so Windows ends the tree when this process ends, however it ends.
+The trainer joins the job just after its start; an interpreter needs tens of milliseconds before it could
+start a process of its own, so nothing slips out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from ctypes import wintypes
+from pathlib import Path
+from typing import IO
+
+from training.fleet.outcome import ProcessEnd
+
+assert sys.platform == "win32"  # tells the type checker which system this file is for
+
+_KILL_ON_JOB_CLOSE = 0x2000
+_EXTENDED_LIMITS = 9  # JobObjectExtendedLimitInformation
+_ACCOUNTING = 1  # JobObjectBasicAccountingInformation
+_TICKS_PER_S = 10_000_000
+_ENDED_BY_US = 1
+
+_kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+_kernel32.CreateJobObjectW.restype = wintypes.HANDLE
+_kernel32.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)
+_kernel32.AssignProcessToJobObject.argtypes = (wintypes.HANDLE, wintypes.HANDLE)
+_kernel32.TerminateJobObject.argtypes = (wintypes.HANDLE, wintypes.UINT)
+_kernel32.CloseHandle.argtypes = (wintypes.HANDLE,)
+_kernel32.SetInformationJobObject.argtypes = (wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.DWORD)
+_kernel32.QueryInformationJobObject.argtypes = (
+    wintypes.HANDLE,
+    ctypes.c_int,
+    ctypes.c_void_p,
+    wintypes.DWORD,
+    ctypes.c_void_p,
+)
+
+
+class _BasicLimits(ctypes.Structure):
+    _fields_ = (
+        ("PerProcessUserTimeLimit", ctypes.c_int64),
+        ("PerJobUserTimeLimit", ctypes.c_int64),
+        ("LimitFlags", wintypes.DWORD),
+        ("MinimumWorkingSetSize", ctypes.c_size_t),
+        ("MaximumWorkingSetSize", ctypes.c_size_t),
+        ("ActiveProcessLimit", wintypes.DWORD),
+        ("Affinity", ctypes.c_size_t),
+        ("PriorityClass", wintypes.DWORD),
+        ("SchedulingClass", wintypes.DWORD),
+    )
+
+
+class _ExtendedLimits(ctypes.Structure):
+    _fields_ = (
+        ("BasicLimitInformation", _BasicLimits),
+        ("IoInfo", ctypes.c_uint64 * 6),
+        ("ProcessMemoryLimit", ctypes.c_size_t),
+        ("JobMemoryLimit", ctypes.c_size_t),
+        ("PeakProcessMemoryUsed", ctypes.c_size_t),
+        ("PeakJobMemoryUsed", ctypes.c_size_t),
+    )
+
+
+class _Accounting(ctypes.Structure):
+    _fields_ = (
+        ("TotalUserTime", ctypes.c_int64),
+        ("TotalKernelTime", ctypes.c_int64),
+        ("ThisPeriodTotalUserTime", ctypes.c_int64),
+        ("ThisPeriodTotalKernelTime", ctypes.c_int64),
+        ("TotalPageFaultCount", wintypes.DWORD),
+        ("TotalProcesses", wintypes.DWORD),
+        ("ActiveProcesses", wintypes.DWORD),
+        ("TotalTerminatedProcesses", wintypes.DWORD),
+    )
+
+
+class ProcessTree:
+    """One trainer and whatever it starts."""
+
+    def __init__(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+        self._job = _new_job()
+        self._process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=dict(env),
+            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+        )
+        handle = int(self._process._handle)  # type: ignore[attr-defined]  # the only way to the handle
+        if not _kernel32.AssignProcessToJobObject(self._job, handle):
+            self._process.kill()
+            raise ctypes.WinError(ctypes.get_last_error())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stderr(self) -> IO[bytes]:
+        assert self._process.stderr is not None
+        return self._process.stderr
+
+    def has_ended(self) -> bool:
+        """Whether the trainer itself has ended."""
+        return self._process.poll() is not None
+
+    def ask_to_stop(self) -> None:
+        """Ctrl-Break to the group; without a console (a service) it does not arrive, and `kill` follows."""
+        with contextlib.suppress(OSError):
+            self._process.send_signal(signal.CTRL_BREAK_EVENT)
+
+    def kill(self) -> None:
+        """End the whole tree."""
+        if self._job is not None:
+            _kernel32.TerminateJobObject(self._job, _ENDED_BY_US)
+
+    def reap(self) -> ProcessEnd:
+        """Take the exit status and the resources used, and let go of the job; only after `has_ended`, and once."""
+        limits, accounting = _ExtendedLimits(), _Accounting()
+        for number, info in ((_EXTENDED_LIMITS, limits), (_ACCOUNTING, accounting)):
+            size = ctypes.sizeof(info)
+            _kernel32.QueryInformationJobObject(self._job, number, ctypes.byref(info), size, None)
+        _kernel32.CloseHandle(self._job)
+        self._job = None
+        ticks = accounting.TotalUserTime + accounting.TotalKernelTime
+        return ProcessEnd(
+            exit_code=self._process.wait(),
+            signal_number=None,
+            peak_rss_mib=round(limits.PeakJobMemoryUsed / 2**20, 1),
+            cpu_s=round(ticks / _TICKS_PER_S, 3),
+        )
+
+
+def kill_marked(variable: str, values: frozenset[str]) -> list[int]:
+    """Nothing is left to find: the Job Object ended the tree together with its worker."""
+    return []
+
+
+def _new_job() -> int | None:
+    job: int | None = _kernel32.CreateJobObjectW(None, None)
+    limits = _ExtendedLimits()
+    limits.BasicLimitInformation.LimitFlags = _KILL_ON_JOB_CLOSE
+    done = job and _kernel32.SetInformationJobObject(
+        job, _EXTENDED_LIMITS, ctypes.byref(limits), ctypes.sizeof(limits)
+    )
+    if not done:
+        raise ctypes.WinError(ctypes.get_last_error())
+    return job

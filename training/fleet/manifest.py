@@ -1,0 +1,218 @@
+"""The manifest: one TOML file that says which hosts there are, what they may run, and which models are wanted.
+
+A file is judged whole. Either every check passes, or TrainingManifestError lists every fault with its line,
+what was found, what was expected and, where it can be guessed, what was meant. docs/manifest.md explains each key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+from cis490.digest import is_digest, sha256_bytes
+from cis490.files import is_safe_name
+from training.fleet.manifest_faults import Fault, Faults, TrainingManifestError, shown
+from training.fleet.manifest_hosts import read_hosts
+from training.fleet.manifest_jobs import read_jobs
+from training.fleet.manifest_table import Table
+from training.fleet.toml_lines import index_lines
+from training.fleet.types import (
+    DatasetPin,
+    HostSpec,
+    JobSpec,
+    Manifest,
+    Policy,
+    TrainerPolicy,
+    UnknownHosts,
+)
+
+__all__ = [
+    "Fault",
+    "HostSpec",
+    "JobSpec",
+    "Manifest",
+    "TrainingManifestError",
+    "load",
+    "load_canonical",
+    "loads",
+]
+
+CANONICAL_PATH = "/etc/cis490/training_manifest.toml"
+PATH_VARIABLE = "CIS490_TRAINING_MANIFEST"
+MAX_BYTES = 4 * 1024 * 1024
+DEFAULT_NAME = "cis490"
+_MAX_PATH_CHARS = 500
+_MAX_REASON_CHARS = 200
+
+TOP_KEYS = ("name", "policy", "dataset", "hosts", "jobs")
+POLICY_KEYS = (
+    "unknown_hosts",
+    "trainer",
+    "prefer_cuda_grace_s",
+    "same_host_s",
+    "max_failures",
+    "max_host_losses",
+    "pause_after_failures",
+)
+DATASET_KEYS = ("id", "file")
+_UNKNOWN_HOSTS: tuple[UnknownHosts, ...] = ("deny", "allow")
+_TRAINER: tuple[TrainerPolicy, ...] = ("same", "any")
+
+
+def load_canonical() -> Manifest:
+    """The fleet's manifest: the file that $CIS490_TRAINING_MANIFEST names, or else
+    /etc/cis490/training_manifest.toml. Raises TrainingManifestError."""
+    return load(os.environ.get(PATH_VARIABLE) or CANONICAL_PATH)
+
+
+def load(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest in a file. Raises TrainingManifestError, also for a file that is not there."""
+    where = os.fspath(path)
+    return _judged(_read(Path(path)), where, Path(path).parent)
+
+
+def loads(text: str, where: str = "manifest.toml", folder: Path = Path(".")) -> Manifest:
+    """The manifest in a text. `where` names it in messages, and `[dataset] file` is relative to `folder`.
+    Raises TrainingManifestError."""
+    return _judged(text.encode("utf-8", "surrogatepass"), where, folder)
+
+
+def _read(path: Path) -> bytes:
+    """At most one byte more than a manifest may have."""
+    hint = f"copy etc/training_manifest.toml.example there, or name another file in ${PATH_VARIABLE}"
+    try:
+        if path.exists() and not path.is_file():
+            raise _refused(str(path), "is a folder or a device", "the manifest, a TOML file")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _refused(str(path), "there is no such file", "the manifest, a TOML file", hint) from None
+    except (OSError, ValueError) as error:
+        raise _refused(str(path), f"cannot be read ({error})", "the manifest, a TOML file", hint) from None
+
+
+def _judged(data: bytes, where: str, folder: Path) -> Manifest:
+    text = _decoded(data, where)
+    document = _parsed(text, where)
+    faults = Faults(where, index_lines(text))
+    manifest = _assembled(document, faults, where, folder, digest=sha256_bytes(data))
+    faults.raise_if_any()
+    return manifest
+
+
+def _decoded(data: bytes, where: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise _refused(where, f"the file has more than {MAX_BYTES} bytes", "a manifest of at most 4 MiB")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        raise _refused(where, found, "a text file in UTF-8", "save it as UTF-8", line=line) from None
+    return text.removeprefix("\ufeff")  # the byte order mark that Windows editors write
+
+
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_ENDLESS_NUMBER = re.compile(r"[0-9_]{4300,}")
+_AT_END = "end of the file"
+_SYNTAX_HINTS = (
+    (_AT_END, "a list, a table or a text is still open"),
+    ("Invalid value", 'texts stand in "double quotes"; true and false are lower-case'),
+    ("Unescaped '\\'", "write a Windows path in 'single quotes'"),
+    ("Invalid hex value", "write a Windows path in 'single quotes'"),
+    ("Illegal character '\\n'", "a text ends in its line, with the quote it began with"),
+    ("Cannot ", "the same key or table stands above already"),
+    ("Duplicate", "the same key stands twice"),
+    ("Expected '='", "every line is a [table], a key = value or a # comment"),
+)
+
+
+def _parsed(text: str, where: str) -> dict[str, object]:
+    try:
+        document: dict[str, object] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(str(error), text, where) from None
+    except RecursionError:
+        raise _refused(where, "lists or tables are nested too deeply", "at most a few levels") from None
+    except ValueError:  # what int() says to more than 4300 digits
+        endless = _ENDLESS_NUMBER.search(text)
+        line = text.count("\n", 0, endless.start()) + 1 if endless else None
+        raise _refused(where, "a number has thousands of digits", "numbers of 64 bits", line=line) from None
+    return document
+
+
+def _syntax_error(message: str, text: str, where: str) -> TrainingManifestError:
+    """The parser stops at its first fault, so this is the only one of its file."""
+    position = _POSITION.search(message)
+    if position is None or position[1] is None:
+        line, place = text.rstrip().count("\n") + 1, _AT_END
+    else:
+        line, place = int(position[1]), f"column {position[2]}"
+    reason = shown(_POSITION.sub("", message), _MAX_REASON_CHARS)
+    hint = next((hint for part, hint in _SYNTAX_HINTS if part in reason or part == place), "")
+    return _refused(where, f"{place}: {reason}", "valid TOML", hint, line=line)
+
+
+def _refused(
+    source: str, found: str, expected: str, hint: str = "", *, line: int | None = None
+) -> TrainingManifestError:
+    """An error that ends the reading at once."""
+    return TrainingManifestError((Fault(line, "", found, expected, hint, source),))
+
+
+def _assembled(
+    document: dict[str, object], faults: Faults, where: str, folder: Path, digest: str
+) -> Manifest:
+    top = Table(faults, (), "", document)
+    if not document:
+        top.add_whole("the file declares nothing", "[[hosts]] and [[jobs]]", "was it saved half-way?")
+    top.reject_unknown(TOP_KEYS)
+    policy = _read_policy(top.table("policy"))
+    hosts = read_hosts(document.get("hosts"), faults)
+    closed = bool(hosts) and policy.unknown_hosts == "deny"
+    stem = Path(where).stem
+    return Manifest(
+        name=top.name("name", stem if is_safe_name(stem) else DEFAULT_NAME),
+        hosts=hosts,
+        jobs=read_jobs(document.get("jobs"), faults, tuple(hosts) if closed else None),
+        policy=policy,
+        dataset=_read_dataset(top.table("dataset"), folder),
+        path=where,
+        digest=digest,
+    )
+
+
+def _read_policy(table: Table | None) -> Policy:
+    default = Policy()
+    if table is None:
+        return default
+    table.reject_unknown(POLICY_KEYS)
+    return Policy(
+        unknown_hosts=table.choice("unknown_hosts", _UNKNOWN_HOSTS, default.unknown_hosts),
+        trainer=table.choice("trainer", _TRAINER, default.trainer),
+        prefer_cuda_grace_s=table.number("prefer_cuda_grace_s", default.prefer_cuda_grace_s, 0),
+        same_host_s=table.number("same_host_s", default.same_host_s, 0),
+        max_failures=table.whole("max_failures", default.max_failures, 1),
+        max_host_losses=table.whole("max_host_losses", default.max_host_losses, 1),
+        pause_after_failures=table.whole("pause_after_failures", default.pause_after_failures, 0),
+    )
+
+
+def _read_dataset(table: Table | None, folder: Path) -> DatasetPin | None:
+    """The pin. That the file's content has this id is checked when it is first used, not here."""
+    if table is None:
+        return None
+    table.reject_unknown(DATASET_KEYS)
+    dataset_id = table.text("id", None, "64 hex digits in lower case", required=True)
+    name = table.text("file", None, "the path of a packed data set", required=True)
+    if dataset_id is not None and not is_digest(dataset_id):
+        table.refuse("id", "64 hex digits in lower case")
+    if name is None:
+        return None
+    path = os.path.abspath(folder / name)
+    if not os.path.isfile(path):
+        expected = f"a file; there is none at {shown(path, _MAX_PATH_CHARS)}"
+        table.refuse("file", expected, "a relative path starts at the manifest's folder")
+    return DatasetPin(dataset_id or "", path)

@@ -1,0 +1,130 @@
+"""Fetch an artifact: download beside the target, verify, unpack, and only then let the folder appear."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO, cast
+
+from cis490.digest import is_digest, sha256_file
+from cis490.files import is_safe_name
+from training.fleet import naming
+from training.fleet.bundle import BundleError, extract
+from training.fleet.client import FleetClient
+from training.fleet.tables import Row, row_of, size, text_of
+
+NAMELESS = "artifact"
+METRICS_FILE = "metrics.json"
+MAX_METRICS_BYTES = 1024 * 1024
+MOST_METRICS = 20
+EVERY_S = 10.0
+"""Between two progress lines where they cannot be overwritten."""
+REDRAW_S = 0.2
+
+
+class PullError(Exception):
+    """The artifact is not in the folder; nothing was left behind. The message says what to do."""
+
+
+class ProgressLine:
+    """How far a download is: redrawn in place on a terminal, else a line each 10 s."""
+
+    def __init__(self, err: TextIO, in_place: bool, now_s: Callable[[], float]) -> None:
+        self._err = err
+        self._in_place = in_place
+        self._now_s = now_s
+        self._next_s = now_s() + (REDRAW_S if in_place else EVERY_S)
+        self._drawn = False
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        now = self._now_s()
+        if now < self._next_s:
+            return
+        self._next_s = now + (REDRAW_S if self._in_place else EVERY_S)
+        share = f" ({100 * done_bytes // total_bytes} %)" if total_bytes else ""
+        line = f"downloading: {size(done_bytes)} of {size(total_bytes)}{share}"
+        print(f"\r{line:<60}" if self._in_place else line, end="" if self._in_place else "\n", file=self._err)
+        self._err.flush()
+        self._drawn = self._in_place
+
+    def close(self) -> None:
+        """End the redrawn line, so that what follows starts on its own."""
+        if self._drawn:
+            print(file=self._err)
+            self._drawn = False
+
+
+def artifact_of(jobs: Sequence[Row], word: str) -> tuple[str, str]:
+    """(artifact id, name for its folder) of the job or artifact that `word` names.
+
+    Raises PullError when the job has no artifact, NotNamed when nothing is called so.
+    """
+    job = naming.find_artifact(jobs, word)
+    if job is None and is_digest(word) and all(text_of(known, "job_id") != word for known in jobs):
+        return word, NAMELESS  # of an earlier generation: no row names it any more, the store has it
+    job = job or naming.find_job(jobs, word)
+    artifact, name = text_of(job, "artifact_id"), text_of(job, "name")
+    if not is_digest(artifact):
+        state = text_of(job, "status")
+        raise PullError(f"{name} has no artifact yet: it is {state}\n  next: cis490-jobs show {name}")
+    return artifact, name if is_safe_name(name) else NAMELESS
+
+
+def pull(
+    client: FleetClient, artifact: str, folder: Path, progress: ProgressLine
+) -> tuple[dict[str, int], dict[str, object]]:
+    """Leave the artifact's files in the new `folder`; returns their sizes in bytes and the headline metrics.
+
+    Raises PullError when the folder is in use, the bytes are not the artifact's or the archive is bad;
+    what the client raises passes through. Whatever goes wrong, `folder` holds all files or none.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PullError(
+            f"{folder} is there already and not empty\n  next: cis490-jobs pull ... --out ANOTHER_FOLDER"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cis490-pull-", dir=folder.parent) as work:
+            archive = Path(work) / "bundle.tar.zst"
+            _fetch(client, artifact, archive, progress)
+            names = extract(archive, folder)
+        return {name: (folder / name).stat().st_size for name in names}, headline(folder / METRICS_FILE)
+    except BundleError as fault:
+        raise PullError(f"artifact {artifact[:12]} cannot be unpacked: {fault}") from fault
+    except OSError as fault:
+        raise PullError(f"{folder} cannot be written: {fault}") from fault
+
+
+def _fetch(client: FleetClient, artifact: str, archive: Path, progress: ProgressLine) -> None:
+    try:
+        size_bytes = client.download_model(artifact, archive, progress)
+    finally:
+        progress.close()
+    found = sha256_file(archive)
+    if found != artifact:
+        raise PullError(
+            f"artifact {artifact[:12]}: the {size(size_bytes)} that came have sha256 {found[:12]}; "
+            "nothing was kept\n  next: try again; if it stays so, the receiver's store is damaged"
+        )
+
+
+def headline(path: Path) -> dict[str, object]:
+    """The plain figures of the test side in a trainer's metrics file (of the whole file when it has no such
+    side): numbers, intervals, and None for what is not defined. Nothing when there is no readable file."""
+    try:
+        with path.open("rb") as stream:
+            tree: object = json.loads(stream.read(MAX_METRICS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found = cast(Row, tree) if isinstance(tree, dict) else {}
+    side = row_of(found, "test") or found
+    figures = {key: value for key, value in side.items() if value is None or _is_figure(value)}
+    return dict(list(figures.items())[:MOST_METRICS])
+
+
+def _is_figure(value: object) -> bool:
+    if isinstance(value, list):
+        return 0 < len(value) <= 2 and all(_is_figure(item) for item in value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

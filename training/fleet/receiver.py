@@ -1,0 +1,365 @@
+"""The trainer-receiver: assembly of the application, and `python -m training.fleet.receiver`.
+
+Back ends are chosen in one place, `build()`. Until client certificates are wired the receiver knows
+hosts only by what they say (`--worker-auth header`), so it listens on loopback or a Unix socket alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cis490.blobs import BlobError
+from cis490.database.sqlite import DatabaseError
+from cis490.locks import Held, hold
+from cis490.logs import configure, event
+from training.fleet import coordinator as parts
+from training.fleet import reaper
+from training.fleet.coordinator import Coordinator
+from training.fleet.eligibility import Rules
+from training.fleet.http_io import Problem, answer
+from training.fleet.ledger import QueueUnavailable
+from training.fleet.manifest import TrainingManifestError
+from training.fleet.queue import JobQueue
+from training.fleet.routes import ROUTES
+from training.fleet.store import ModelStore
+from training.fleet.types import Manifest
+
+log = logging.getLogger(__name__)
+GIB = 1024**3
+EXIT_UNAVAILABLE, EXIT_CANNOT_WRITE, EXIT_CONFIG = 69, 73, 78
+DEFAULT_PORT = 8445
+BACKLOG = 2048
+
+
+def make_app(
+    *,
+    queue: JobQueue,
+    store: ModelStore,
+    manifest_path: str | Path,
+    operator_token: str | None = None,
+    max_artifact_bytes: int = GIB,
+    sweep_every_s: float = 60.0,
+    manifest: Manifest | None = None,
+) -> Starlette:
+    """The application over a queue and a store.
+
+    The manifest's *policy* is in force from here on (its jobs enter the queue by a reload, or by
+    `build`). Pass `manifest` when it is applied already. A manifest file that is broken admits no
+    host until a reload succeeds; one that does not exist names no hosts.
+    """
+    app_parts = Coordinator(
+        queue=queue,
+        store=store,
+        manifest_path=Path(manifest_path),
+        operator_token=operator_token,
+        max_artifact_bytes=max_artifact_bytes,
+    )
+    if manifest is None:
+        _adopt_policy(app_parts)
+    else:
+        app_parts.adopt(manifest)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(
+            reaper.run(queue, app_parts.writer, every_s=sweep_every_s, on_change=app_parts.changed)
+        )
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            await asyncio.to_thread(app_parts.close)
+
+    app = Starlette(
+        routes=[Route(item.path, item.handler, methods=[item.method]) for item in ROUTES],
+        exception_handlers={Problem: _problem, HTTPException: _http_error, QueueUnavailable: _unavailable},
+        lifespan=lifespan,
+    )
+    app.state.coordinator = app_parts
+    return app
+
+
+def _adopt_policy(app_parts: Coordinator) -> None:
+    path = app_parts.manifest_path
+    if not path.exists():
+        event(log, "manifest.missing", path=str(path))
+        return
+    try:
+        found, digest = parts.read_manifest(path)
+    except TrainingManifestError as error:
+        event(log, "manifest.faulty", path=str(path), error=str(error))
+        app_parts.queue.matcher.policy(Rules(names_hosts=True), {})  # nothing fails open
+        return
+    app_parts.queue.adopt_policy(found, trainer_digest=digest)
+    app_parts.adopt(found)
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = {
+        404: f"no such endpoint: {request.url.path[:200]}",
+        405: f"{request.method} is not possible here",
+    }
+    body = {"error": known.get(error.status_code, error.detail)}
+    out = answer(body, error.status_code)
+    out.headers.update(error.headers or {})
+    return out
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    out = answer({"error": f"the queue cannot write right now, nothing was changed: {error}"}, 503)
+    out.headers["Retry-After"] = "5"
+    return out
+
+
+# -- the program
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the receiver can be told; the defaults are those of `arguments()`."""
+
+    listen: ListenAddress
+    manifest: Path
+    db: Path
+    store_root: Path
+    incoming_root: Path
+    index_path: Path
+    operator_token: str | None
+    stale_after_s: float
+    heartbeat_s: float
+    sweep_every_s: float
+    max_artifact_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where to listen: a Unix socket path, or a loopback host and port (0: any free one)."""
+
+    unix_path: str | None = None
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        return self.unix_path or f"{self.host}:{self.port}"
+
+
+def listen_address(text: str) -> ListenAddress:
+    """Parse `127.0.0.1:8445`, `[::1]:8445`, `localhost:8445`, a bare port, or `unix:/path`.
+
+    Raises ValueError with a sentence; anything but loopback is refused because hosts are not
+    authenticated yet.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(
+                f'--listen-addr "{text}": a Unix socket needs an absolute path, such as unix:/run/x.sock'
+            )
+        return ListenAddress(unix_path=path)
+    host, _, port_text = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if ":" in host and not text.startswith("["):
+        raise ValueError(
+            f'--listen-addr "{text}": an IPv6 address goes in brackets, such as [::1]:{DEFAULT_PORT}'
+        )
+    if not port_text.isascii() or not port_text.isdecimal() or int(port_text) > 65535:
+        raise ValueError(f'--listen-addr "{text}": expected HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}')
+    if not _is_loopback(host):
+        raise ValueError(
+            f'--listen-addr "{text}": with --worker-auth header the receiver listens on loopback or a Unix socket '
+            "only, because a host is whoever it says it is. Put an authenticating proxy in front."
+        )
+    return ListenAddress(host=host, port=int(port_text))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def build(settings: Settings, manifest: Manifest, trainer: str) -> tuple[Starlette, JobQueue]:
+    """Choose the back ends and put the receiver together: SQLite and the local disk."""
+    queue = JobQueue(settings.db, stale_after_s=settings.stale_after_s, heartbeat_s=settings.heartbeat_s)
+    counts = queue.apply_manifest(manifest, trainer_digest=trainer)
+    event(log, "manifest.applied", path=str(settings.manifest), jobs=len(manifest.jobs), **counts)
+    store = ModelStore(settings.store_root, settings.incoming_root, settings.index_path)
+    app = make_app(
+        queue=queue,
+        store=store,
+        manifest_path=settings.manifest,
+        operator_token=settings.operator_token,
+        max_artifact_bytes=settings.max_artifact_bytes,
+        sweep_every_s=settings.sweep_every_s,
+        manifest=manifest,
+    )
+    return app, queue
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line, in one place: the documentation is checked against it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.fleet.receiver",
+        description="Coordinate the training fleet: hands out jobs, takes artifacts.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    lib = Path("/var/lib/cis490")
+    parser.add_argument(
+        "--listen-addr", default=f"127.0.0.1:{DEFAULT_PORT}", help="HOST:PORT, PORT or unix:/path"
+    )
+    parser.add_argument("--manifest", type=Path, default=Path("/etc/cis490/training_manifest.toml"))
+    parser.add_argument("--db", type=Path, default=lib / "training_jobs.db", help="the queue's SQLite file")
+    parser.add_argument("--store-root", type=Path, default=lib / "models", help="where artifacts lie")
+    parser.add_argument(
+        "--incoming-root", type=Path, default=lib / "incoming-models", help="where uploads arrive"
+    )
+    parser.add_argument("--index-path", type=Path, default=lib / "models" / "index.jsonl")
+    parser.add_argument(
+        "--operator-token-env", default="CIS490_OPERATOR_TOKEN", help="variable with the token"
+    )
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument(
+        "--worker-auth", default="header", choices=["header"], help="how a host proves its name"
+    )
+    parser.add_argument(
+        "--stale-after-s", type=_seconds, default=600.0, help="lease: silence that loses a job"
+    )
+    parser.add_argument("--heartbeat-s", type=_seconds, default=30.0, help="how often workers shall report")
+    parser.add_argument(
+        "--sweep-every-s", type=_seconds, default=60.0, help="how often stale leases are looked for"
+    )
+    parser.add_argument(
+        "--max-artifact-bytes", type=_bytes, default=GIB, help="larger uploads are refused (413)"
+    )
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e7:
+        raise argparse.ArgumentTypeError(f"{text}: expected seconds, more than 0")
+    return value
+
+
+def _bytes(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of bytes, more than 0")
+    return value
+
+
+def bind(address: ListenAddress) -> socket.socket:
+    """A listening socket; a Unix socket is created 0660, readable by its group (the proxy) alone."""
+    if address.unix_path is None:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address.host, address.port))
+        bound.listen(BACKLOG)
+        return bound
+    path = Path(address.unix_path)
+    if path.is_socket():
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o117)
+    try:
+        bound.bind(str(path))
+    finally:
+        os.umask(before)
+    bound.listen(BACKLOG)
+    return bound
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM. Exit codes: 0 stopped, 69 the address is taken, 73 a folder cannot be written,
+    78 the manifest does not load or an option makes no sense; 69 also when another receiver has the database."""
+    parser = arguments()
+    args = parser.parse_args(argv)
+    configure(args.log_level)
+    try:
+        listen = listen_address(args.listen_addr)
+        manifest, trainer = parts.read_manifest(args.manifest)
+    except (ValueError, TrainingManifestError) as error:
+        return _refuse(EXIT_CONFIG, str(error))
+    settings = Settings(
+        listen=listen, manifest=args.manifest, db=args.db, store_root=args.store_root,
+        incoming_root=args.incoming_root, index_path=args.index_path,
+        operator_token=os.environ.get(args.operator_token_env), stale_after_s=args.stale_after_s,
+        heartbeat_s=args.heartbeat_s, sweep_every_s=args.sweep_every_s, max_artifact_bytes=args.max_artifact_bytes,
+    )  # fmt: skip
+    try:
+        settings.db.parent.mkdir(parents=True, exist_ok=True)
+        with hold(settings.db.with_name(settings.db.name + ".lock")):
+            app, queue = build(settings, manifest, trainer)
+            return _serve(app, queue, listen)
+    except Held as error:
+        return _refuse(
+            EXIT_UNAVAILABLE,
+            f"another receiver (pid {error.pid}) serves {settings.db}; stop it, or use another --db",
+        )
+    except (OSError, DatabaseError, BlobError) as error:
+        return _refuse(EXIT_CANNOT_WRITE, str(error))
+
+
+def _refuse(code: int, text: str) -> int:
+    print(f"cis490-trainer-receiver cannot start: {text}", file=sys.stderr)
+    return code
+
+
+def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
+    import uvicorn
+
+    try:
+        bound = bind(listen)
+    except OSError as error:
+        queue.close()
+        return _refuse(
+            EXIT_UNAVAILABLE, f"it cannot listen on {listen}: {error}. Is another program using it?"
+        )
+    config = uvicorn.Config(
+        app, http="httptools", loop="asyncio", ws="none", log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=10,
+    )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal once more after its orderly end; then there is still the database to close
+        signal.signal(number, lambda *_: None)
+    event(log, "receiver.listening", address=_shown(bound))
+    uvicorn.Server(config).run(sockets=[bound])
+    queue.close()
+    event(log, "receiver.stopped")
+    return 0
+
+
+def _shown(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

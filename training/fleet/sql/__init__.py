@@ -1,0 +1,15 @@
+"""The fleet's SQL: numbered migrations and named statements, read once from the files beside this module."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from cis490.database.named import load
+
+_FOLDER = files(__package__)
+
+STATEMENTS: dict[str, str] = load(_FOLDER.joinpath("queries.sql").read_text(encoding="utf-8"))
+MIGRATIONS: tuple[tuple[int, str], ...] = (
+    (1, _FOLDER.joinpath("0001_first.sql").read_text(encoding="utf-8")),
+)
+"""(version, script), ascending; a released script never changes, a change is a new number."""

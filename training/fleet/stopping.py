@@ -1,0 +1,57 @@
+"""A worker's wish to stop: the first SIGTERM (or Ctrl-C) asks, the second one does not wait."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
+"""SIGBREAK is what Windows sends to a console program that is to end."""
+
+
+class Stop:
+    """Set once, never taken back. `wait` is a pause that ends early when the wish comes."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.on_request: Callable[[], None] = _nothing
+        """Called at the first request, in a signal handler: it must take no lock."""
+        self.on_second: Callable[[], None] = _nothing
+        """Called before the process ends at once; kills the trainer, if there is one."""
+        # A SimpleQueue's put may interrupt its own get; the lock of an Event would deadlock there.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def request(self) -> None:
+        """Ask to stop. May be called from a signal handler and from any thread."""
+        self.requested = True
+        self._wake.put(None)
+        self.on_request()
+
+    def wait(self, seconds: float) -> bool:
+        """Pause; True as soon as a stop is requested, False after `seconds`."""
+        if not self.requested and seconds > 0:
+            try:
+                self._wake.get(timeout=seconds)
+            except queue.Empty:
+                pass
+        return self.requested
+
+    def listen(self) -> None:
+        """Take the stop signals from now on; main thread only."""
+        for name in SIGNALS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.requested:
+            self.request()
+            return
+        self.on_second()
+        os._exit(128 + number)
+
+
+def _nothing() -> None:
+    pass

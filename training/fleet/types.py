@@ -1,0 +1,155 @@
+"""The nouns of the fleet as plain data. Pure: no I/O, no clock, nothing heavier than dataclasses.
+
+Sizes are GiB (2**30 bytes) as floats, durations seconds, wall times seconds since the epoch (UTC).
+Every field of `Capability` may be None: an absent value is *unknown*. Unknown never satisfies a
+constraint that asks for it (`require_cuda`, `min_ram_gib`), with the two exceptions that the public
+contract grants: no `models` means "every model", no `trainer_digest` means "a client that does not tell".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+Status = Literal["pending", "claimed", "running", "completed", "failed", "cancelled"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+FailClass = Literal[
+    "program", "bad_config", "bad_data", "missing", "no_cuda", "oom", "timeout", "stalled", "preempted"
+]
+"""Why an attempt failed, as the worker judged it from the trainer's exit code (see `training.fleet.guard`)."""
+FAIL_CLASSES: tuple[FailClass, ...] = get_args(FailClass)
+
+OnChange = Literal["keep", "retrain"]
+HyperValue = bool | int | float | str | list[int] | list[float] | list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU as the driver reports it."""
+
+    name: str
+    vram_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What a host can do, as it detected itself or as the manifest declares it."""
+
+    hostname: str | None = None
+    os: str | None = None
+    arch: str | None = None
+    cores: int | None = None
+    ram_gib: float | None = None
+    has_cuda: bool | None = None
+    gpus: list[Gpu] | None = None
+    vram_gib: float | None = None
+    """Of the largest single GPU, never the sum."""
+    torch_version: str | None = None
+    python_version: str | None = None
+    git_commit: str | None = None
+    models: list[str] | None = None
+    trainer_digest: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON object with the absent fields left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """A host's policy and declared capability, as one `[[hosts]]` table of the manifest states them."""
+
+    name: str
+    allow_jobs: tuple[str, ...] = ()
+    """Model names; empty allows every model."""
+    deny_jobs: tuple[str, ...] = ()
+    """Model names; wins over `allow_jobs`."""
+    capability: Capability = field(default_factory=Capability)
+    """Declared values; they lower what the host detects, and raise it only with `force`."""
+    force: bool = False
+    slots: int | None = None
+    """Jobs at once; None: one per GPU, else one."""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Key -> line in the manifest ("" is the table's header), so that `why` can point at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One `[[jobs]]` table. The identity fields come first; the rest may change without a new job id."""
+
+    job_id: str
+    model: str
+    mode: str
+    hyper: Mapping[str, HyperValue]
+    """As written (checked and normalised); defaults are *not* filled in."""
+    split_recipe: str
+    train_hosts: tuple[str, ...]
+    seed: int
+    name: str
+    priority: int = 0
+    require_cuda: bool = False
+    prefer_cuda: bool = False
+    min_vram_gib: float = 0.0
+    min_ram_gib: float = 0.0
+    allowed_hosts: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    """An attempt that runs longer is ended and counts as failed; None: no limit."""
+    stall_s: float | None = None
+    """An attempt without a progress line for so long is ended; None: no limit."""
+    on_change: OnChange = "keep"
+    line: int | None = None
+    """Where the table starts in the manifest."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON object that `JobQueue.sync_from_manifest` takes and that a claim's `spec` carries."""
+        out = asdict(self)
+        out["hyper"] = dict(self.hyper)
+        out["train_hosts"] = list(self.train_hosts)
+        out["allowed_hosts"] = list(self.allowed_hosts)
+        return out
+
+
+UnknownHosts = Literal["deny", "allow"]
+TrainerPolicy = Literal["same", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The manifest's `[policy]` table: what holds for the whole fleet."""
+
+    unknown_hosts: UnknownHosts = "deny"
+    """Asked only once the manifest names at least one host."""
+    trainer: TrainerPolicy = "same"
+    """`same`: a worker whose trainer differs from the receiver's checkout gets no job."""
+    prefer_cuda_grace_s: float = 600.0
+    same_host_s: float = 600.0
+    """How long a released job waits for the host that released it."""
+    max_failures: int = 3
+    max_host_losses: int = 3
+    pause_after_failures: int = 3
+    """So many failures in a row, of different jobs, pause a host; 0 never does."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetPin:
+    """Which episodes the jobs train on: `dataset_id` names them, `path` is where the receiver has them."""
+
+    dataset_id: str
+    path: str
+    """Absolute path of the packed dataset (`.tar.zst`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A whole manifest that passed every check."""
+
+    name: str
+    hosts: Mapping[str, HostSpec]
+    jobs: tuple[JobSpec, ...]
+    policy: Policy = field(default_factory=Policy)
+    dataset: DatasetPin | None = None
+    path: str = ""
+    digest: str = ""
+    """sha256 of the file's bytes."""

@@ -1,0 +1,269 @@
+"""What each verb of `cis490-jobs` does: ask the receiver, then print its answer as JSON or as a screen.
+
+The command line itself is `training.fleet.cli`, which imports this module only once a verb is to be carried out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from training.fleet import naming, render, render_job
+from training.fleet.client import FleetClient, FleetError, Refused, Unreachable
+from training.fleet.exits import (
+    MANIFEST_FAULTY,
+    OK,
+    REFUSED,
+    TOKEN_VARIABLE,
+    UNREACHABLE,
+    URL_VARIABLE,
+    USAGE,
+    Stop,
+)
+from training.fleet.render import View
+from training.fleet.tables import Row, safe, safe_lines, text_of
+
+MOST_EXPLAINED = 50
+"""Pending jobs that `status` asks about, highest priority first: one request each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The outside world, passed in so that tests can pass their own."""
+
+    env: Mapping[str, str]
+    out: TextIO
+    err: TextIO
+    wall_s: Callable[[], float]
+    """UTC, seconds since the epoch: relative times count from here."""
+    now_s: Callable[[], float]
+    """A clock for durations."""
+    columns: int
+
+
+def own_terminal() -> Terminal:
+    """This process's own."""
+    columns = shutil.get_terminal_size().columns
+    return Terminal(os.environ, sys.stdout, sys.stderr, time.time, time.monotonic, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One command being carried out."""
+
+    args: argparse.Namespace
+    client: FleetClient
+    terminal: Terminal
+    view: View
+
+    def say(self, answer: object, lines: Callable[[], Sequence[str]]) -> int:
+        """Print the answer as JSON with `--json`, else as the screen that `lines` makes."""
+        shown = [json.dumps(answer, indent=2)] if getattr(self.args, "json", False) else lines()
+        for line in shown:
+            print(line, file=self.terminal.out)
+        return OK
+
+
+def _status(call: Call) -> int:
+    jobs, workers = call.client.jobs(), call.client.workers()
+    waiting = [job for job in jobs if job["status"] == "pending"]
+    waiting.sort(key=lambda job: -float(job.get("priority") or 0))
+    answers = (call.client.eligibility(job["job_id"]) for job in waiting[:MOST_EXPLAINED])
+    stuck = [answer for answer in answers if render.is_stuck(answer)]
+    return call.say(
+        {"jobs": jobs, "workers": workers, "stuck": stuck},
+        lambda: render.status(call.view, jobs, workers, stuck),
+    )
+
+
+def _list(call: Call) -> int:
+    jobs = call.client.jobs(call.args.status)
+    return call.say({"jobs": jobs}, lambda: render.job_list(call.view, jobs))
+
+
+def _show(call: Call) -> int:
+    job = call.client.job(text_of(_named(call), "job_id"))
+    return call.say({"job": job}, lambda: render_job.show(call.view, job))
+
+
+def _workers(call: Call) -> int:
+    workers = call.client.workers()
+    return call.say({"workers": workers}, lambda: render.worker_list(call.view, workers))
+
+
+def _why(call: Call) -> int:
+    if call.args.host is not None:
+        return _why_host(call)
+    answer = call.client.eligibility(text_of(_named(call), "job_id"))
+    return call.say(answer, lambda: render_job.why_job(call.view, answer))
+
+
+def _why_host(call: Call) -> int:
+    host, jobs = call.args.host, call.client.jobs()
+    worker = next((row for row in call.client.workers() if row["host"] == host), None)
+    answers = [call.client.eligibility(job["job_id"]) for job in jobs if job["status"] == "pending"]
+    if worker is None:
+        _check_named(host, answers or [call.client.eligibility(job["job_id"]) for job in jobs[:1]])
+    running = [job for job in jobs if job["claimed_by"] == host and job["status"] in render.ACTIVE]
+    return call.say(
+        {"host": host, "worker": worker, "running": running, "jobs": answers},
+        lambda: render_job.why_host(call.view, host, worker, running, answers),
+    )
+
+
+def _check_named(host: str, answers: Sequence[Mapping[str, Any]]) -> None:
+    """A host that has never called may still stand in the manifest, which every eligibility answer shows."""
+    names = {str(own["host"]) for answer in answers for own in answer["hosts"]}
+    if host not in names:
+        raise naming.unknown("host", host, names, "cis490-jobs workers")
+
+
+def _cancel(call: Call) -> int:
+    job = _named(call)
+    answer = _changed("cancel", job, lambda: call.client.cancel(text_of(job, "job_id")))
+    return call.say(answer, lambda: render_job.cancelled(job))
+
+
+def _requeue(call: Call) -> int:
+    job = _named(call)
+    answer = _changed(
+        "requeue", job, lambda: call.client.requeue(text_of(job, "job_id"), force=call.args.force)
+    )
+    return call.say(answer, lambda: render_job.requeued(job))
+
+
+_AFTER_409 = {
+    (
+        "requeue",
+        "completed",
+    ): "cis490-jobs requeue {name} --force   (trains it again; its artifacts are kept)",
+    ("requeue", "claimed"): "cis490-jobs cancel {name}",
+    ("requeue", "running"): "cis490-jobs cancel {name}",
+}
+"""What an operator most likely wants next whose verb was refused for a job in this state."""
+
+
+def _changed(verb: str, job: Row, act: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
+    try:
+        return act()
+    except Refused as refusal:
+        if refusal.status != 409:
+            raise
+        next_one = _AFTER_409.get((verb, text_of(job, "status")), "cis490-jobs show {name}")
+        hint = next_one.format(name=render.handle(job))
+        raise Stop(REFUSED, f"{render.handle(job)}: {safe(_said(refusal))}", f"  next: {hint}") from refusal
+
+
+def _reload(call: Call) -> int:
+    try:
+        answer = call.client.reload()
+    except Refused as refusal:
+        if refusal.status != 400:
+            raise
+        raise Stop(
+            MANIFEST_FAULTY,
+            "the manifest is faulty; nothing was changed, the last good one stays in force:",
+            *safe_lines(_said(refusal)),
+        ) from refusal
+    return call.say(answer, lambda: render_job.reloaded(answer))
+
+
+def _pull(call: Call) -> int:
+    try:
+        from training.fleet import pull
+    except ModuleNotFoundError as fault:
+        raise Stop(
+            REFUSED,
+            f"pull cannot unpack a bundle: the Python module {fault.name} is missing",
+            "  next: python -m pip install backports.zstd   (not needed from Python 3.14 on)",
+        ) from fault
+    err = call.terminal.err
+    progress = pull.ProgressLine(err, err.isatty(), call.terminal.now_s)
+    try:
+        artifact, name = pull.artifact_of(call.client.jobs(), call.args.what)
+        folder = Path(call.args.out or f"{name}-{artifact[:12]}")
+        files, metrics = pull.pull(call.client, artifact, folder, progress)
+    except pull.PullError as fault:
+        raise Stop(REFUSED, *safe_lines(str(fault))) from fault
+    return call.say(
+        {"artifact_id": artifact, "folder": str(folder), "files": files, "metrics": metrics},
+        lambda: render_job.pulled(call.view, artifact, str(folder), files, metrics),
+    )
+
+
+def _named(call: Call) -> Row:
+    return naming.find_job(call.client.jobs(), call.args.job)
+
+
+ACTS: Mapping[str, Callable[[Call], int]] = {
+    "status": _status,
+    "list": _list,
+    "show": _show,
+    "workers": _workers,
+    "why": _why,
+    "cancel": _cancel,
+    "requeue": _requeue,
+    "reload": _reload,
+    "pull": _pull,
+}
+
+
+def carry_out(args: argparse.Namespace, url: str, terminal: Terminal) -> int:
+    """Carry out `args.verb` at the receiver `url`; returns OK. Raises Stop for whatever else may come of it."""
+    view = View(terminal.wall_s(), terminal.columns if terminal.out.isatty() else None)
+    try:
+        client = FleetClient(url, operator_token=_token(terminal.env))
+    except ValueError as fault:
+        raise Stop(USAGE, str(fault)) from fault
+    try:
+        return ACTS[args.verb](Call(args, client, terminal, view))
+    except naming.NotNamed as fault:
+        raise Stop(USAGE, *fault.lines) from fault
+    except Unreachable as fault:
+        raise Stop(UNREACHABLE, *_unreachable(url, safe(str(fault)))) from fault
+    except Refused as refusal:
+        raise Stop(REFUSED, f"{args.verb}: {safe(_said(refusal))}", *_token_hint(refusal)) from refusal
+    except FleetError as fault:
+        raise Stop(REFUSED, f"{args.verb}: {safe(str(fault))}") from fault
+    finally:
+        client.close()
+
+
+def _token(env: Mapping[str, str]) -> str | None:
+    token = env.get(TOKEN_VARIABLE, "").strip()
+    if not (token.isascii() and token.isprintable()) and token:
+        raise Stop(
+            USAGE, f"${TOKEN_VARIABLE} has characters that no header can carry; expected printable ASCII"
+        )
+    return token or None
+
+
+def _said(refusal: Refused) -> str:
+    """The receiver's whole sentence (or all its lines); `reason` is the short form where there are both."""
+    return str(refusal.body.get("error") or refusal.reason)
+
+
+def _unreachable(url: str, fault: str) -> list[str]:
+    return [
+        f"no receiver answers at {url}",
+        f"  {fault}",
+        "  start it: systemctl start cis490-trainer-receiver",
+        "        or, in a checkout: python -m training.fleet.receiver",
+        f"  it is elsewhere? cis490-jobs --url http://HOST:PORT ..., or set ${URL_VARIABLE}",
+    ]
+
+
+def _token_hint(refusal: Refused) -> list[str]:
+    if refusal.status == 401:
+        return [f"  next: export {TOKEN_VARIABLE}=...   (the value the receiver was started with)"]
+    if refusal.status == 403:
+        return [f"  next: start the receiver with {TOKEN_VARIABLE} set, and give the CLI the same value"]
+    return []

@@ -1,0 +1,57 @@
+"""Rows as the public JSON of `GET /v1/jobs` and `GET /v1/job/{id}`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from training.fleet.leases import LiveLease
+from training.fleet.rows import AttemptRow, JobRow
+from training.fleet.specs import Reference, stale_of
+
+_CONTRACT = (
+    "job_id", "name", "model", "mode", "priority", "status", "claimed_by", "claimed_at", "heartbeat_at",
+    "completed_at", "attempts", "last_error", "artifact_id",
+)  # fmt: skip
+_ADDED = ("generation", "held", "lapsed", "host_losses", "program_failures", "metrics")
+
+
+def job(row: JobRow, lease: LiveLease | None, reference: Reference) -> dict[str, Any]:
+    """One entry of the list."""
+    out = {key: row[key] for key in (*_CONTRACT, *_ADDED)}
+    out["stale"] = stale_of(row, reference)
+    live = lease is not None and lease.epoch == row.epoch
+    out["progress"] = asdict(lease.progress) if live and lease is not None and lease.progress else None
+    return out
+
+
+def job_in_full(
+    row: JobRow,
+    lease: LiveLease | None,
+    reference: Reference,
+    attempts: Sequence[AttemptRow],
+    audit: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """One job with its spec, all attempts and the audit trail."""
+    out = job(row, lease, reference)
+    out |= {
+        "spec": row.spec,
+        "epoch": row.epoch,
+        "dataset_id": row.dataset_id,
+        "trainer_digest": row.trainer_digest,
+    }
+    out["attempts_log"] = [attempt.public() for attempt in attempts]
+    out["audit"] = [
+        {
+            "at": entry["at"],
+            "actor": entry["actor"],
+            "event": entry["event"],
+            "from": entry["from_phase"],
+            "to": entry["to_phase"],
+            "epoch": entry["epoch"],
+            "detail": entry["detail"],
+        }
+        for entry in audit
+    ]
+    return out

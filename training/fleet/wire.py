@@ -1,0 +1,145 @@
+"""What travels over HTTP: names of headers, request bodies and answers, shared by client and routes.
+
+Plain dataclasses of the standard library: the worker builds them without any dependency, the receiver
+decodes them with msgspec, which checks every type and names the path of what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.fleet.types import Capability, FailClass, Gpu
+
+PROTOCOL = "2"
+HEADER_HOST = "X-Lab-Host"
+HEADER_PROTOCOL = "X-Fleet-Protocol"
+HEADER_CLAIM_REQUEST = "X-Claim-Request"
+HEADER_LEASE_TOKEN = "X-Lease-Token"
+HEADER_OPERATOR_TOKEN = "X-Operator-Token"
+HEADER_SHA256 = "X-Content-SHA256"
+
+MAX_BODY_BYTES = 64 * 1024
+"""Of any JSON body but `fail` and `log`."""
+MAX_ERROR_BODY_BYTES = 1024 * 1024
+MAX_ERROR_CHARS = 8 * 1024
+"""Of an error text as stored; the worker sends the tail, the receiver cuts again."""
+MAX_WAIT_S = 60.0
+
+
+def capability_of(raw: Mapping[str, Any]) -> Capability:
+    """A capability from a JSON object whose types were checked already; unknown keys are ignored."""
+    known = {key: raw[key] for key in Capability.__slots__ if raw.get(key) is not None}
+    if "gpus" in known:
+        known["gpus"] = [gpu if isinstance(gpu, Gpu) else Gpu(**gpu) for gpu in known["gpus"]]
+    return Capability(**known)
+
+
+MAX_CORES = 1_000_000
+MAX_GIB = 10_000_000.0
+MAX_TEXT_CHARS = 256
+MAX_GPUS = 64
+MAX_MODELS = 256
+
+
+def capability_fault(found: Capability) -> str | None:
+    """What no machine can have, as a sentence; None when the values are believable."""
+    sizes = {"ram_gib": found.ram_gib, "vram_gib": found.vram_gib}
+    sizes |= {f"gpus[{index}].vram_gib": gpu.vram_gib for index, gpu in enumerate(found.gpus or ())}
+    for name, size in sizes.items():
+        if size is not None and not 0 <= size <= MAX_GIB:
+            return f"capability.{name} must lie between 0 and {MAX_GIB:g}"
+    if found.cores is not None and not 0 <= found.cores <= MAX_CORES:
+        return f"capability.cores must lie between 0 and {MAX_CORES}"
+    if len(found.gpus or ()) > MAX_GPUS or len(found.models or ()) > MAX_MODELS:
+        return f"capability lists more than {MAX_GPUS} gpus or {MAX_MODELS} models"
+    texts = [getattr(found, name) for name in Capability.__slots__]
+    texts += [gpu.name for gpu in found.gpus or ()] + list(found.models or ())
+    if any(isinstance(text, str) and len(text) > MAX_TEXT_CHARS for text in texts):
+        return f"capability holds a text of more than {MAX_TEXT_CHARS} characters"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """`POST /v1/job/claim`."""
+
+    capability: Capability = field(default_factory=Capability)
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The latest line of the trainer's progress file, as it rides on a heartbeat."""
+
+    event: str = "progress"
+    step: int | None = None
+    total: int | None = None
+    unit: str | None = None
+    loss: float | None = None
+    metric: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatRequest:
+    """`POST /v1/job/{id}/heartbeat`; the body may be empty."""
+
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteRequest:
+    """`POST /v1/job/{id}/complete`."""
+
+    artifact_id: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Headline figures for lists; the artifact holds the full set."""
+    duration_s: float | None = None
+    peak_rss_mib: float | None = None
+    cpu_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailRequest:
+    """`POST /v1/job/{id}/fail`; the body may be empty."""
+
+    error: str = "no error message"
+    fail_class: FailClass = "program"
+    exit_code: int | None = None
+    duration_s: float | None = None
+    peak_rss_mib: float | None = None
+    cpu_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """`POST /v1/job/{id}/release`; the body may be empty."""
+
+    reason: str = "released by the worker"
+
+
+@dataclass(frozen=True, slots=True)
+class RequeueRequest:
+    """`POST /v1/job/{id}/requeue`; the body may be empty."""
+
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAnswer:
+    """What a claim returns when a job was granted. A plain client ignores what it does not know."""
+
+    job_id: str
+    name: str
+    spec: dict[str, Any]
+    attempts: int
+    model: str
+    mode: str
+    hyper: dict[str, Any]
+    epoch: int
+    lease_s: float
+    heartbeat_s: float
+    dataset_id: str | None = None
+    lease_token: str | None = None
+    """Only for a claim that sent `X-Fleet-Protocol: 2`."""

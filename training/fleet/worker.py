@@ -1,0 +1,325 @@
+"""The worker: claims jobs, trains them, delivers the results. `python -m training.fleet.worker --help`.
+
+At the start it first makes good for a predecessor that was killed: ends what is left of its trainer,
+delivers its results and gives its leases back. Then it asks for jobs until it is told to stop. The first
+SIGTERM lets the trainer end (checkpoint) and gives the job back; the second one ends everything at once.
+
+Exit codes: 0 stopped as asked, or `--once` / `--exit-when-idle` was fulfilled; 2 unknown option; 69 another
+worker uses the state folder; 73 the state folder cannot be used; 78 a setting is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from cis490 import logs
+from cis490.clock import Clock, SystemClock
+from cis490.logs import event
+from training.fleet.attempt import Attempt, DatasetSource, LeaseLost, Tools, start_trainer
+from training.fleet.capability import CODE_ROOT, Survey, survey
+from training.fleet.client import FleetClient, FleetError, backoff_s
+from training.fleet.delivery import Delivery, Postbox
+from training.fleet.guard import MARK, kill_marked
+from training.fleet.host_facts import git_commit
+from training.fleet.lease_keeper import Heart, LeaseKeeper
+from training.fleet.stopping import Stop
+from training.fleet.types import Capability
+from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest
+from training.fleet.worker_settings import SettingsError, WorkerSettings, read
+from training.fleet.worker_state import Ending, InUse, LeaseRecord, StateFolder, record_of
+
+logger = logging.getLogger("training.fleet.worker")  # also when run with -m
+
+CLAIM_WAIT_S = 20.0
+"""How long a claim waits at the receiver, so that a new job starts at once."""
+SURVEY_EVERY_S = 600.0
+PARKED_AGAIN_S = 300.0
+"""How often a result that the receiver will not take is offered again."""
+HURRY_S = 5.0
+"""How long a stopping worker waits for an answer."""
+
+EXIT_IN_USE, EXIT_NO_STATE, EXIT_CONFIG = 69, 73, 78
+
+
+class Client(DatasetSource, Heart, Postbox, Protocol):
+    """What the worker needs of `FleetClient`."""
+
+    @property
+    def idle_reason(self) -> str | None: ...
+    def claim(
+        self, capability: Capability, *, request_id: str, wait_s: float = 0.0
+    ) -> ClaimAnswer | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Everything that the worker does not decide itself; tests replace single parts."""
+
+    survey: Callable[[], Survey]
+    commit: Callable[[], str | None] = lambda: git_commit(CODE_ROOT)
+    clock: Clock = field(default_factory=SystemClock)
+    sleep: Callable[[float], None] = time.sleep
+    random01: Callable[[], float] = random.random
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+
+
+class Worker:
+    """The loop. One thread, plus one for the heartbeats of the lease it holds."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        client: Client,
+        state: StateFolder,
+        stop: Stop,
+        around: Surroundings,
+        tools: Tools,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._state = state
+        self._stop = stop
+        self._around = around
+        self._tools = tools
+        self._delivery = Delivery(client, state, stop, around.clock, around.random01)
+        self._survey: Survey | None = None
+        self._surveyed_s = 0.0
+        self._commit: str | None = None
+        self._claim_failures = 0
+        self._idle_since_s: float | None = None
+        self._idle_reason: str | None = None
+        self._parked: dict[str, float] = {}
+        """Lease key -> when to offer its result again."""
+
+    def run(self) -> None:
+        """Until a stop is requested, or there is nothing more to do and that was asked for."""
+        settings = self._settings
+        event(logger, "worker.started", host=settings.host, receiver=settings.receiver_url, pid=os.getpid())
+        self._recover()
+        while not self._stop.requested:
+            self._offer_parked()
+            if self._turn():
+                break
+        event(logger, "worker.stopped", host=settings.host)
+
+    # -- the predecessor -----------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Settle every lease that a killed worker left, results first. Nothing is claimed before."""
+        records, damaged = self._state.records()
+        for path in damaged:
+            event(logger, "worker.lease_unreadable", level=logging.WARNING, path=path)
+            path.replace(path.with_suffix(".damaged"))
+        killed = kill_marked(MARK, frozenset(record.mark for record in records))
+        if killed:
+            event(logger, "worker.leftover_killed", level=logging.WARNING, pids=killed)
+        self._state.sweep()
+        for record in sorted(records, key=lambda one: not isinstance(one.ending, CompleteRequest)):
+            if self._stop.requested:
+                return
+            event(logger, "worker.leftover", job=record.name, epoch=record.epoch, ending=_kind(record.ending))
+            self._settle(record)
+
+    def _offer_parked(self) -> None:
+        now = self._around.clock.now_s()
+        due = {key for key, at_s in self._parked.items() if at_s <= now}
+        for record in self._state.records()[0] if due else ():
+            if record.key in due and not self._stop.requested:
+                self._settle(record)
+
+    # -- one turn ------------------------------------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """Ask once and do the job if there is one; True when the worker is to end."""
+        capability = self._capability()
+        asked_s = self._around.clock.now_s()
+        try:
+            answer = self._client.claim(
+                capability,
+                request_id=self._state.claim_request(self._around.new_id),
+                wait_s=self._wait_s(asked_s),
+            )
+        except FleetError as error:
+            self._claim_failed(error)
+            return False
+        if self._claim_failures:
+            event(logger, "worker.receiver_back", failures=self._claim_failures)
+        self._claim_failures = 0
+        if answer is None:
+            return self._idle(asked_s)
+        self._idle_since_s = self._idle_reason = None
+        self._work_on(answer)
+        return self._settings.once
+
+    def _wait_s(self, now_s: float) -> float:
+        limit_s = self._settings.exit_when_idle_s
+        if self._settings.once:
+            return 0.0
+        if limit_s is None:
+            return CLAIM_WAIT_S
+        since_s = now_s if self._idle_since_s is None else self._idle_since_s
+        return max(0.0, min(CLAIM_WAIT_S, since_s + limit_s - now_s))
+
+    def _claim_failed(self, error: FleetError) -> None:
+        if self._stop.requested:
+            return
+        if self._claim_failures == 0:  # one line when it begins, one when it is over
+            event(logger, "worker.claim_failing", level=logging.WARNING, reason=str(error))
+        pause_s = max(self._settings.poll_s, backoff_s(self._claim_failures, self._around.random01()))
+        self._claim_failures += 1
+        self._stop.wait(pause_s)
+
+    def _idle(self, asked_s: float) -> bool:
+        now = self._around.clock.now_s()
+        if self._idle_since_s is None:
+            self._idle_since_s = asked_s
+        reason = self._client.idle_reason or "no reason given"
+        if reason != self._idle_reason:
+            event(logger, "worker.idle", reason=reason)
+            self._idle_reason = reason
+        limit_s = self._settings.exit_when_idle_s
+        if self._settings.once or (limit_s is not None and now - self._idle_since_s >= limit_s):
+            return True
+        # A receiver that let the claim wait has done the pausing already.
+        self._stop.wait(self._settings.poll_s - (now - asked_s))
+        return False
+
+    def _capability(self) -> Capability:
+        """What this host can do; looked up again now and then, after a failure, and when the code has changed."""
+        now, commit = self._around.clock.now_s(), self._around.commit()
+        if self._survey is None or now - self._surveyed_s >= SURVEY_EVERY_S or commit != self._commit:
+            found = self._around.survey()
+            if self._survey is None or found != self._survey:
+                capability = found.capability
+                event(
+                    logger,
+                    "worker.capability",
+                    models=",".join(capability.models or []),
+                    cores=capability.cores,
+                    ram_gib=capability.ram_gib,
+                    has_cuda=capability.has_cuda,
+                    vram_gib=capability.vram_gib,
+                    torch=capability.torch_version,
+                    trainer=capability.trainer_digest,
+                )
+                for note in found.notes:
+                    event(logger, "worker.capability_note", level=logging.WARNING, note=note)
+            self._survey, self._surveyed_s, self._commit = found, self._around.clock.now_s(), commit
+        return self._survey.capability
+
+    # -- one job -------------------------------------------------------------------------------------
+
+    def _work_on(self, answer: ClaimAnswer) -> None:
+        record = self._state.save(record_of(answer))
+        self._state.claim_answered()
+        event(
+            logger,
+            "job.claimed",
+            job=record.name,
+            job_id=record.job_id,
+            epoch=record.epoch,
+            attempts=answer.attempts,
+        )
+        with LeaseKeeper(self._client, record) as keeper:
+            try:
+                ending = self._attempt(answer, record, keeper)
+            except LeaseLost as lost:
+                event(logger, "job.lease_lost", level=logging.WARNING, job=record.name, reason=str(lost))
+                self._state.drop(record)
+                return
+            self._deliver(self._state.save(replace(record, ending=ending)))
+        if isinstance(ending, FailRequest):
+            self._survey = None
+
+    def _attempt(self, answer: ClaimAnswer, record: LeaseRecord, keeper: LeaseKeeper) -> Ending:
+        try:
+            return Attempt(self._tools, answer, record, keeper).run()
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect of the worker must not keep the job for ever
+            event(logger, "worker.defect", level=logging.ERROR, job=record.name)
+            return FailRequest(error=f"the worker itself failed: {type(error).__name__}: {error}")
+
+    def _settle(self, record: LeaseRecord) -> None:
+        """Deliver what is left of an earlier attempt; a result's lease is kept alive meanwhile."""
+        if isinstance(record.ending, CompleteRequest):
+            with LeaseKeeper(self._client, record):
+                self._deliver(record)
+        else:
+            self._deliver(record)
+
+    def _deliver(self, record: LeaseRecord) -> None:
+        if self._delivery.settle(record) == "parked":
+            self._parked[record.key] = self._around.clock.now_s() + PARKED_AGAIN_S
+        else:
+            self._parked.pop(record.key, None)
+
+
+def _kind(ending: Ending | None) -> str:
+    return "unfinished" if ending is None else type(ending).__name__.removesuffix("Request").lower()
+
+
+def build(settings: WorkerSettings, state: StateFolder, stop: Stop) -> Worker:
+    """A worker on this machine. Raises SettingsError for a receiver address that cannot be used."""
+    try:
+        client = FleetClient(settings.receiver_url, host=settings.host)
+    except ValueError as error:
+        raise SettingsError(f"--receiver-url: {error}") from None
+    stop.on_request = lambda: client.hurry(HURRY_S)
+
+    def look() -> Survey:
+        return survey(hostname=settings.host, trainer_module=settings.trainer_module)
+
+    around = Surroundings(look)
+    tools = Tools(
+        client=client,
+        state=state,
+        stop=stop,
+        clock=around.clock,
+        sleep=around.sleep,
+        random01=around.random01,
+        start_trainer=start_trainer,
+        trainer_module=settings.trainer_module,
+    )
+    return Worker(settings, client, state, stop, around, tools)
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Entry point; returns the exit code."""
+    try:
+        settings = read(argv, environ)
+    except SettingsError as error:
+        return _refuse(EXIT_CONFIG, str(error))
+    logs.configure(settings.log_level)
+    stop = Stop()
+    stop.listen()
+    try:
+        state = StateFolder(settings.state_dir)
+        with state.locked():
+            build(settings, state, stop).run()
+    except InUse as error:
+        return _refuse(EXIT_IN_USE, str(error))
+    except SettingsError as error:
+        return _refuse(EXIT_CONFIG, str(error))
+    except OSError as error:
+        return _refuse(
+            EXIT_NO_STATE, f"state folder {settings.state_dir} cannot be used: {error}; see --state-dir"
+        )
+    return 0
+
+
+def _refuse(code: int, text: str) -> int:
+    print(f"cis490 worker: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Settings of the worker: one table of options, each also an environment variable; read once, then frozen."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cis490.files import is_safe_name
+from training.fleet.capability import TRAINER_MODULE
+
+DEFAULT_RECEIVER_URL = "http://127.0.0.1:8445"
+DEFAULT_STATE_DIR = "/var/lib/cis490-worker"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the text names the option and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What an operator may choose."""
+
+    receiver_url: str
+    state_dir: Path
+    host: str
+    poll_s: float
+    once: bool
+    exit_when_idle_s: float | None
+    trainer_module: str
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: flag, environment variable, default (None: see the help), meaning."""
+
+    flag: str
+    env: str
+    default: str | None
+    metavar: str
+    help: str
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("--receiver-url", "CIS490_RECEIVER_URL", DEFAULT_RECEIVER_URL, "URL",
+           "the receiver: http://HOST:PORT, https://HOST or unix:/path/to.sock"),
+    Option("--state-dir", "CIS490_WORKER_STATE_DIR", DEFAULT_STATE_DIR, "DIR",
+           "folder for leases, data sets and results on their way; one worker each"),
+    Option("--host", "CIS490_HOST", None, "NAME",
+           "name of this host in the manifest (default: the host's own name)"),
+    Option("--poll-s", "CIS490_POLL_S", "5", "SECONDS",
+           "pause between two questions for a job while there is none"),
+    Option("--exit-when-idle", "CIS490_EXIT_WHEN_IDLE", None, "SECONDS",
+           "end after so many seconds without a job (default: never)"),
+    Option("--trainer-module", "CIS490_TRAINER_MODULE", TRAINER_MODULE, "MODULE",
+           "the trainer, as in `python -m MODULE`"),
+    Option("--log-level", "CIS490_LOG_LEVEL", "INFO", "LEVEL", "one of " + ", ".join(LEVELS)),
+)  # fmt: skip
+"""An option on the command line wins over its variable. `--once` is a flag only."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, made from `OPTIONS`."""
+    made = argparse.ArgumentParser(
+        prog="python -m training.fleet.worker",
+        description="Claim jobs, train them, deliver the results, until told to stop.",
+        allow_abbrev=False,
+    )
+    for option in OPTIONS:
+        default = "" if option.default is None else f" (default {option.default})"
+        text = f"{option.help}{default}; also ${option.env}"
+        made.add_argument(option.flag, dest=option.flag, metavar=option.metavar, help=text)
+    made.add_argument("--once", action="store_true", help="do one job, or none if there is none now, and end")
+    return made
+
+
+def read(
+    argv: Sequence[str] | None, environ: Mapping[str, str], hostname: Callable[[], str] = socket.gethostname
+) -> WorkerSettings:
+    """Settings from the command line and the environment. Raises SettingsError; argparse exits for unknown flags."""
+    given = vars(parser().parse_args(argv))
+    values = {
+        option.flag: given[option.flag] or environ.get(option.env) or option.default or ""
+        for option in OPTIONS
+    }
+    host = values["--host"] or hostname()
+    if not is_safe_name(host):
+        raise SettingsError(
+            f"--host: found {host!r}, expected 1 to 64 of A-Z a-z 0-9 . _ - without a leading dot; "
+            "pass the name that the manifest uses, as in --host lab-pc-3"
+        )
+    level = values["--log-level"].upper()
+    if level not in LEVELS:
+        raise SettingsError(
+            f"--log-level: found {values['--log-level']!r}, expected one of {', '.join(LEVELS)}"
+        )
+    idle = values["--exit-when-idle"]
+    return WorkerSettings(
+        receiver_url=values["--receiver-url"],
+        state_dir=Path(values["--state-dir"]).absolute(),
+        host=host,
+        poll_s=_seconds("--poll-s", values["--poll-s"], 0.05),
+        once=bool(given["once"]),
+        exit_when_idle_s=_seconds("--exit-when-idle", idle, 0.0) if idle else None,
+        trainer_module=values["--trainer-module"],
+        log_level=level,
+    )
+
+
+def _seconds(flag: str, text: str, at_least: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not at_least <= value <= 86_400:
+        raise SettingsError(f"{flag}: found {text!r}, expected seconds from {at_least:g} to 86400")
+    return value
