@@ -132,7 +132,7 @@ def start(folder: Folder, name: str, module: str, *options: str, env: dict[str, 
     if sys.platform == "win32":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP
     log = folder.log(name)
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *options],
             cwd=ROOT,

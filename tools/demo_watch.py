@@ -74,6 +74,10 @@ class Watch:
             text(row, "name") for row in rows if row["status"] != "pending" or self._fits(text(row, "job_id"))
         }
         self._narrator.event("matching", f"{len(fitting)} of {len(rows)} jobs fit this machine")
+        for row in rows:
+            if row["status"] in OVER:  # the last demo was kept
+                self._told[text(row, "name")] = _state(row)
+                self._narrator.event(text(row, "name"), f"{row['status']} before")
         found: list[Row] = []
 
         def over() -> bool:
@@ -119,10 +123,9 @@ class Watch:
     def _tell(self, row: Row) -> None:
         """One line for a change since the last look."""
         name, status = text(row, "name"), text(row, "status")
-        state = (status, row["attempts"], row["last_error"])
-        if self._told.get(name) == state:
+        if self._told.get(name) == _state(row):
             return
-        self._told[name] = state
+        self._told[name] = _state(row)
         if status in ("claimed", "running") and name not in self._started:
             self._started.add(name)
             self._narrator.event(name, "training")
@@ -151,6 +154,11 @@ class Watch:
             or "waiting for the worker's next claim"
         )
         return f"          {over} of {len(rows)} over; now: {what}"
+
+
+def _state(row: Row) -> tuple[object, ...]:
+    """What makes a line worth telling when it changes."""
+    return row["status"], row["attempts"], row["last_error"]
 
 
 def progress(row: Row) -> str:

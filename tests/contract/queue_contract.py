@@ -163,6 +163,52 @@ class QueueContract:
         queue.heartbeat(job_id("other"), "gpu")
         assert queue.claim_next(worker_hostname="cpu", capability=cpu_host()) is not None
 
+    def test_a_restart_begins_the_manifests_grace_anew(
+        self, queue: JobQueue, open_queue: Open, clock: ManualClock
+    ) -> None:
+        wanted = manifest(job(prefer_cuda=True), prefer_cuda_grace_s=10.0)
+        queue.apply_manifest(wanted)
+        queue.claim("gpu", cuda_host())
+        queue.release(job_id("gbt-realistic"), "gpu")
+        queue.cancel(job_id("gbt-realistic"))
+        queue.requeue(job_id("gbt-realistic"))
+        again = open_queue(clock)
+        try:
+            again.apply_manifest(wanted)
+            assert again.claim("cpu", cpu_host()).row is None
+            clock.advance(10.5)
+            assert again.claim("cpu", cpu_host()).row is not None
+        finally:
+            again.close()
+
+    def test_a_repeated_claim_after_a_reload_still_names_its_own_dataset(self, queue: JobQueue) -> None:
+        from training.fleet.specs import Reference
+
+        queue.sync_from_manifest([job().to_dict()], reference=Reference("1" * 64))
+        queue.claim("a", cpu_host(), claim_request="r")
+        queue.sync_from_manifest([job().to_dict()], reference=Reference("2" * 64))
+        again = queue.claim("a", cpu_host(), claim_request="r")
+        assert again.lease is not None
+        assert again.lease.dataset_id == "1" * 64
+
+    def test_a_refused_host_leaves_no_trace(self, queue: JobQueue) -> None:
+        queue.apply_manifest(manifest(job(), hosts={"known": HostSpec("known")}))
+        queue.claim("stranger", cpu_host())
+        assert queue.workers() == []
+
+    @pytest.mark.parametrize("late", ["fail", "release"])
+    def test_a_host_that_comes_back_late_was_not_lost(
+        self, queue: JobQueue, clock: ManualClock, late: str
+    ) -> None:
+        queue.apply_manifest(manifest(job()))
+        found, token = self.claimed(queue)
+        clock.advance(queue.stale_after_s)
+        queue.sweep_stale()
+        self._send(queue, late, found, token)
+        row = queue.get(found)
+        assert row is not None
+        assert row.host_losses == 0
+
     def test_an_unripe_job_never_hides_a_ripe_one(self, queue: JobQueue) -> None:
         queue.claim("gpu", cuda_host())
         queue.apply_manifest(manifest(job("unripe", priority=9, prefer_cuda=True), job("ripe")))
@@ -370,7 +416,7 @@ class QueueContract:
         assert queue.claim_next(worker_hostname="big", capability=cpu_host(ram_gib=64.0)) is not None
 
     def test_out_of_gpu_memory_asks_for_a_bigger_gpu(self, queue: JobQueue) -> None:
-        queue.apply_manifest(manifest(job()))
+        queue.apply_manifest(manifest(job(model="gru")))
         queue.claim("big", cuda_host(vram_gib=48.0))
         queue.release(job_id("gbt-realistic"), "big")
         queue.cancel(job_id("gbt-realistic"))

@@ -210,6 +210,9 @@ def test_artifacts_come_out_again_in_whole_and_in_part(receiver: LiveReceiver) -
     part = receiver.send("GET", f"/v1/model/{DIGEST}", headers={"Range": "bytes=4-9"})
     assert (part.status, part.raw) == (206, BUNDLE[4:10])
     assert receiver.send("GET", f"/v1/model/{'0' * 64}").status == 404
+    for wrong, status in (("bytes=abc", 400), ("lines=1-2", 400), ("bytes=9999-", 416), ("bytes=9-4", 416)):
+        refused = receiver.send("GET", f"/v1/model/{DIGEST}", headers={"Range": wrong})
+        assert (refused.status, "error" in refused.body) == (status, True)
 
 
 def test_a_claim_that_waits_gets_the_job_that_comes(receiver: LiveReceiver) -> None:

@@ -154,6 +154,7 @@ class QueueMachine(RuleBasedStateMachine):
         )  # fmt: skip
         assert not held or done
         if held:
+            model.losses -= not model.live
             model.failures += 1
             final = fail_class == "bad_config" or model.failures >= MAX_FAILURES
             model.phase, model.holder = ("failed" if final else "pending"), None
@@ -164,7 +165,9 @@ class QueueMachine(RuleBasedStateMachine):
         done = self.queue.release(job_id(grant.name), grant.host, token=grant.token)
         assert not held or done
         if held:
-            self.models[grant.name].phase, self.models[grant.name].holder = "pending", None
+            model = self.models[grant.name]
+            model.losses -= not model.live
+            model.phase, model.holder = "pending", None
 
     @rule(grant=consumes(grants))
     def a_forged_token_never_works(self, grant: Grant) -> None:
@@ -220,7 +223,7 @@ class QueueMachine(RuleBasedStateMachine):
                 name
             )
             assert (row.host_losses, row.program_failures) == (model.losses, model.failures), name
-            lease = self.queue.lease_of(row.job_id)
+            lease = self.queue.live_leases().get(row.job_id)
             assert (lease is not None) == model.live
             if lease is not None:
                 assert model.holder is not None

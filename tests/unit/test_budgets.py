@@ -31,16 +31,16 @@ def again(
 
 
 def test_a_failure_remembers_its_host_and_drops_the_wish_for_another() -> None:
-    taught = learn(Learned(failed_hosts=("b",), wait_for_host="b"), "a", cpu_host(), "program")
+    taught = learn(Learned(failed_hosts=("b",), wait_for_host="b"), "gbt", "a", cpu_host(), "program")
     assert taught == Learned(failed_hosts=("a", "b"))
 
 
 def test_out_of_memory_asks_for_more_of_what_ran_out() -> None:
-    assert learn(Learned(), "a", cpu_host(ram_gib=8.0), "oom").more_ram_than_gib == 8.0
-    assert learn(Learned(), "a", cuda_host(vram_gib=12.0), "oom").more_vram_than_gib == 12.0
+    assert learn(Learned(), "gbt", "a", cpu_host(ram_gib=8.0), "oom").more_ram_than_gib == 8.0
+    assert learn(Learned(), "gru", "a", cuda_host(vram_gib=12.0), "oom").more_vram_than_gib == 12.0
     bigger = Learned(more_vram_than_gib=24.0, more_ram_than_gib=24.0)
-    assert learn(bigger, "a", cuda_host(vram_gib=12.0), "oom").more_vram_than_gib == 24.0
-    assert learn(bigger, "a", cpu_host(ram_gib=8.0), "oom").more_ram_than_gib == 24.0
+    assert learn(bigger, "gru", "a", cuda_host(vram_gib=12.0), "oom").more_vram_than_gib == 24.0
+    assert learn(bigger, "gbt", "a", cpu_host(ram_gib=8.0), "oom").more_ram_than_gib == 24.0
 
 
 @pytest.mark.parametrize(("failures", "tried"), [(1, True), (2, True), (3, False), (4, False)])
@@ -53,7 +53,7 @@ def test_a_bad_configuration_is_never_tried_again() -> None:
 
 
 def test_out_of_memory_is_tried_again_only_where_there_is_more() -> None:
-    taught = learn(Learned(), "small", SMALL.capability, "oom")
+    taught = learn(Learned(), "gbt", "small", SMALL.capability, "oom")
     assert again("oom", taught, hosts=(SMALL, BIG))
     assert not again("oom", taught, hosts=(SMALL,))
     assert not again("oom", taught, failures=3, hosts=(BIG,))
@@ -63,3 +63,12 @@ def test_a_host_pauses_after_so_many_failures_unless_the_policy_says_never() -> 
     assert pause_reason(2, Policy()) is None
     assert pause_reason(3, Policy()) == "3 jobs failed on it in a row"
     assert pause_reason(99, Policy(pause_after_failures=0)) is None
+
+
+def test_a_model_that_uses_no_gpu_ran_out_of_ram_even_on_a_gpu_host() -> None:
+    assert learn(Learned(), "gbt", "a", cuda_host(ram_gib=32.0), "oom") == Learned(more_ram_than_gib=32.0)
+
+
+def test_out_of_memory_on_a_host_of_unknown_size_sends_the_job_elsewhere() -> None:
+    assert learn(Learned(), "gbt", "a", cpu_host(ram_gib=None), "oom") == Learned(failed_hosts=("a",))
+    assert learn(Learned(), "gru", "a", cuda_host(vram_gib=None), "oom") == Learned(failed_hosts=("a",))

@@ -192,7 +192,7 @@ class Attempt:
         return TrainerCommand(
             argv=[*argv, "--out", str(out), "--progress-file", str(progress)],
             progress_file=progress,
-            mark=self._record.mark,
+            mark=self._tools.state.mark(self._record),
             timeout_s=_limit(self._answer.spec.get("timeout_s")),
             stall_s=_limit(self._answer.spec.get("stall_s")),
         )

@@ -13,6 +13,7 @@ from typing import Final
 
 from training.fleet.eligibility import HostView, Learned, Rules, fits, requirement_of
 from training.fleet.types import Capability, FailClass, JobSpec, Policy
+from training.trainer.options import MODELS
 
 HOST_FAULTS: Final[frozenset[FailClass]] = frozenset(
     {"program", "bad_data", "missing", "no_cuda", "oom", "timeout", "stalled"}
@@ -20,15 +21,27 @@ HOST_FAULTS: Final[frozenset[FailClass]] = frozenset(
 """Failures that may be the host's fault: several in a row pause it. A bad configuration never is."""
 
 
-def learn(learned: Learned, host: str, capability: Capability, fail_class: FailClass) -> Learned:
-    """What is known about where a job may run, after it failed on `host` with this `capability`."""
+def learn(learned: Learned, model: str, host: str, capability: Capability, fail_class: FailClass) -> Learned:
+    """What is known about where a job may run, after it failed on `host` with this `capability`.
+
+    Out of memory means the GPU's for a model that uses one where there is one, else the machine's; a
+    host that does not report the size is treated as one that failed the job.
+    """
     known = replace(learned, wait_for_host="")
-    if fail_class == "oom":
-        if capability.has_cuda:
-            floor_gib = max(known.more_vram_than_gib, capability.vram_gib or 0.0)
-            return replace(known, more_vram_than_gib=floor_gib)
-        return replace(known, more_ram_than_gib=max(known.more_ram_than_gib, capability.ram_gib or 0.0))
-    return replace(known, failed_hosts=tuple(sorted({*known.failed_hosts, host})))
+    elsewhere = replace(known, failed_hosts=tuple(sorted({*known.failed_hosts, host})))
+    if fail_class != "oom":
+        return elsewhere
+    if capability.has_cuda and uses_gpu(model):
+        floor_gib = max(known.more_vram_than_gib, capability.vram_gib or 0.0)
+        return replace(known, more_vram_than_gib=floor_gib) if capability.vram_gib else elsewhere
+    floor_gib = max(known.more_ram_than_gib, capability.ram_gib or 0.0)
+    return replace(known, more_ram_than_gib=floor_gib) if capability.ram_gib else elsewhere
+
+
+def uses_gpu(model: str) -> bool:
+    """Does this model train on a GPU when there is one? An unknown model counts as one that does."""
+    known = MODELS.get(model)
+    return known is None or known.needs.cuda != "no"
 
 
 def may_retry(

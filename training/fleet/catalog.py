@@ -53,6 +53,8 @@ def _update(queue: JobQueue, row: JobRow, spec: JobSpec, reference: Reference) -
     changed = dumps(fresh | {"line": None}) != dumps(row.spec | {"line": None}) or row.held
     if changed:
         queue.save(row, new, "reload", "manifest", detail="returned" if row.held else "updated")
+    elif fresh != row.spec:
+        queue.save(row, new, "moved in the file", "manifest")
     if spec.on_change == "retrain" and stale_of(row, reference):
         decision = decide(new.phase, "requeue", force=True)
         if isinstance(decision, Move):

@@ -45,12 +45,12 @@ class Coordinator:
         """Every dataset pinned in this process's life: a job claimed before a reload may still need its own."""
         self._writer: Writer | None = None
         self._changed = asyncio.Event()
+        self.stopping = False
+        """Set when the process is to end: claims that wait are answered at once."""
 
     async def write(self, call: Callable[[], T]) -> T:
         """Run a call on the queue in the writer's next transaction; its result once committed."""
-        if self._writer is None:
-            self._writer = Writer(self.queue)
-        return await self._writer.run(call)
+        return await self.writer.run(call)
 
     @property
     def writer(self) -> Writer:
@@ -67,6 +67,11 @@ class Coordinator:
         """Jobs may have become claimable: wake the claims that wait."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def stop_waiting(self) -> None:
+        """The process is to end; called from the signal's handler, on the loop's own thread."""
+        self.stopping = True
+        self.changed()
 
     def next_change(self) -> asyncio.Event:
         """Take it before looking at the queue, so that no change falls in between."""

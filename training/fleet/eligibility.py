@@ -321,6 +321,8 @@ def effective(detected: Capability, spec: HostSpec | None) -> tuple[Capability, 
             notes.append(f"{item.name}: the manifest's {wish} is used, the host reports {found}")
         else:
             notes.append(f"{item.name}: the manifest says {wish}, the host reports {found}, which is used")
+    if changes.get("has_cuda") is False:  # the host keeps its GPU to itself, memory and slots with it
+        changes |= {"vram_gib": None, "gpus": None}
     return replace(detected, **changes), tuple(notes)  # type: ignore[arg-type]
 
 

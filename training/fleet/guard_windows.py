@@ -7,7 +7,6 @@ start a process of its own, so nothing slips out.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import signal
 import subprocess
@@ -32,6 +31,7 @@ _kernel32.CreateJobObjectW.restype = wintypes.HANDLE
 _kernel32.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)
 _kernel32.AssignProcessToJobObject.argtypes = (wintypes.HANDLE, wintypes.HANDLE)
 _kernel32.TerminateJobObject.argtypes = (wintypes.HANDLE, wintypes.UINT)
+_kernel32.GenerateConsoleCtrlEvent.argtypes = (wintypes.DWORD, wintypes.DWORD)
 _kernel32.CloseHandle.argtypes = (wintypes.HANDLE,)
 _kernel32.SetInformationJobObject.argtypes = (wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.DWORD)
 _kernel32.QueryInformationJobObject.argtypes = (
@@ -114,9 +114,11 @@ class ProcessTree:
         return self._process.poll() is not None
 
     def ask_to_stop(self) -> None:
-        """Ctrl-Break to the group; without a console (a service) it does not arrive, and `kill` follows."""
-        with contextlib.suppress(OSError):
-            self._process.send_signal(signal.CTRL_BREAK_EVENT)
+        """Ctrl-Break to the group; without a console (a service) it does not arrive, and `kill` follows.
+
+        Not by `os.kill`: when the event cannot be sent, that ends the process at once (seen with 3.11).
+        """
+        _kernel32.GenerateConsoleCtrlEvent(signal.CTRL_BREAK_EVENT, self.pid)
 
     def kill(self) -> None:
         """End the whole tree."""
@@ -135,8 +137,8 @@ class ProcessTree:
         return ProcessEnd(
             exit_code=self._process.wait(),
             signal_number=None,
-            peak_rss_mib=round(limits.PeakJobMemoryUsed / 2**20, 1),
-            cpu_s=round(ticks / _TICKS_PER_S, 3),
+            peak_rss_mib=round(limits.PeakJobMemoryUsed / 2**20, 1) or None,
+            cpu_s=round(ticks / _TICKS_PER_S, 3) or None,
         )
 
 

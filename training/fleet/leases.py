@@ -23,6 +23,8 @@ class LiveLease:
     token: str | None
     claim_request: str | None
     deadline_s: float
+    dataset_id: str | None = None
+    """What this attempt trains on, whatever the manifest pins by now."""
     running: bool = False
     heartbeat_at: float | None = None
     """Wall time of the last heartbeat, for display."""

@@ -88,6 +88,10 @@ class Matcher:
     def requirement(self, class_id: int) -> Requirement:
         return self._requirements[class_id]
 
+    def wishing(self) -> list[int]:
+        """The classes whose jobs wait for something that a grace period ends."""
+        return [key for key, requirement in self._requirements.items() if requirement.may_ripen]
+
     def touch(self, class_id: int) -> None:
         """A job entered or left this class, or changed its order in it."""
         self._heads.pop(class_id, None)

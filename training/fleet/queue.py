@@ -51,6 +51,9 @@ class Claim:
 class JobQueue(QueueState):
     """See the module. A claim without a heartbeat for `stale_after_s` seconds is swept."""
 
+    _graces: tuple[float, float] | None = None
+    """The grace periods that the `ready_at` of waiting jobs were made with; None since the start."""
+
     def close(self) -> None:
         """Write what only memory knew (last heartbeats) and close the database."""
         with self._lock:
@@ -80,10 +83,13 @@ class JobQueue(QueueState):
     def adopt_policy(self, manifest: Manifest, *, trainer_digest: str | None = None) -> None:
         """Put only the manifest's policy in force; its jobs stay as the queue has them."""
         dataset = manifest.dataset.dataset_id if manifest.dataset else None
-        with self._lock:
+        with self.atomic():
             self.policy = manifest.policy
             self.reference = Reference(dataset, trainer_digest)
             self.matcher.policy(_rules(manifest, trainer_digest), manifest.hosts)
+            if _graces(manifest.policy) != self._graces:
+                self._graces = _graces(manifest.policy)
+                self.begin_graces_anew()
 
     def sync_from_manifest(
         self,
@@ -129,7 +135,6 @@ class JobQueue(QueueState):
         """As `claim_next`, with the lease. The same `claim_request` gets the same lease while it lives."""
         with self.atomic():
             now_s = self.clock.now_s()
-            self.saw(host, capability)
             known = self.leases.by_request(host, claim_request) if claim_request else None
             if known is not None:
                 return Claim(self.row(known.job_id), known)
@@ -137,6 +142,7 @@ class JobQueue(QueueState):
             admitted = eligibility.admission(host, spec, self.matcher.rules)
             if isinstance(host_spec, _FromManifest) and not admitted.ok:
                 return Claim(admitted=False, reason=f"{admitted.message}; {admitted.hint}")
+            self.saw(host, capability)
             self.matcher.ripen(now_s)
             view = self.matcher.view_as(host, spec, now_s, self.leases.busy(host))
             head = self.matcher.best(view, self.views(now_s))
@@ -163,7 +169,7 @@ class JobQueue(QueueState):
                 row, status=status, lapsed=lapsed, heartbeat_at=self.clock.wall_s(), claimed_by=host
             )
             if row.lapsed:  # the host was not lost after all
-                new = replace(new, host_losses=max(0, row.host_losses - 1), last_error=None, ready_at=None)
+                new = replace(_not_lost(new, row), last_error=None, ready_at=None)
                 self.execute("attempt_reopen", job_id=job_id, epoch=row.epoch)
             self.save(row, new, "heartbeat", f"host:{host}")
             lease = self.enter_lease(new, attempt)
@@ -226,7 +232,7 @@ class JobQueue(QueueState):
             assert row is not None and attempt is not None
             end = AttemptEnd("failed", fail_class, text, exit_code, **_usage(usage))
             self.end_attempt(row, end)
-            changed = replace(row, program_failures=row.program_failures + 1, last_error=text)
+            changed = replace(_not_lost(row), program_failures=row.program_failures + 1, last_error=text)
             new = self.put_back(changed, decision, learned)
             self.save(row, new, "fail", f"host:{host}", detail=fail_class)
             if fail_class in HOST_FAULTS:
@@ -241,7 +247,7 @@ class JobQueue(QueueState):
                 return _refused(row, decision, job_id)
             assert row is not None and attempt is not None
             self.end_attempt(row, AttemptEnd("released", error=reason[-MAX_ERROR_CHARS:] or None))
-            new = self.put_back(row, decision, replace(row.learned, wait_for_host=host))
+            new = self.put_back(_not_lost(row), decision, replace(row.learned, wait_for_host=host))
             self.save(row, new, "release", f"host:{host}", detail=reason[:200])
             return Outcome(True, new)
 
@@ -253,7 +259,11 @@ class JobQueue(QueueState):
             if isinstance(decision, Refusal) or row is None:
                 return _refused(row, decision, job_id)
             assert attempt is not None
-            return Outcome(True, replace(row, epoch=attempt.epoch, generation=attempt.generation))
+            of_attempt = replace(
+                row, epoch=attempt.epoch, generation=attempt.generation, dataset_id=attempt.dataset_id,
+                trainer_digest=attempt.trainer_digest,
+            )  # fmt: skip
+            return Outcome(True, of_attempt)
 
     def record_upload(self, job_id: str, epoch: int, artifact_id: str, size_bytes: int) -> None:
         """The store holds this artifact, verified and on disk, for this attempt."""
@@ -367,10 +377,10 @@ class JobQueue(QueueState):
     def audit(self, job_id: str) -> list[dict[str, Any]]:
         return [dict(row) for row in self.read("audit_of", job_id=job_id)]
 
-    def lease_of(self, job_id: str) -> LiveLease | None:
-        """The live lease, for display (its progress); do not change it."""
+    def live_leases(self) -> dict[str, LiveLease]:
+        """The live leases by job, for display (their progress); do not change them."""
         with self._lock:
-            return self.leases.get(job_id)
+            return {lease.job_id: lease for lease in self.leases.all()}
 
     def workers(self) -> list[dict[str, Any]]:
         """Last-seen capability of every host that ever called, and how matching sees it."""
@@ -440,6 +450,10 @@ class JobQueue(QueueState):
         return True
 
 
+def _graces(policy: Policy) -> tuple[float, float]:
+    return policy.prefer_cuda_grace_s, policy.same_host_s
+
+
 def _rules(manifest: Manifest, trainer_digest: str | None) -> Rules:
     policy = manifest.policy
     return Rules(bool(manifest.hosts), policy.unknown_hosts, policy.trainer, trainer_digest)
@@ -456,6 +470,12 @@ def _refused(row: JobRow | None, decision: Decision | None, job_id: str) -> Outc
     if isinstance(decision, Refusal):
         return Outcome(False, row, decision.http_status, decision.reason)
     return Outcome(True, row)  # a replay: answered as it was the first time
+
+
+def _not_lost(row: JobRow, before: JobRow | None = None) -> JobRow:
+    """A host that comes back after its lease lapsed was not lost: the loss is taken back."""
+    lapsed = (before or row).lapsed
+    return replace(row, host_losses=max(0, row.host_losses - 1)) if lapsed else row
 
 
 def _unknown(job_id: str) -> Outcome:

@@ -79,8 +79,15 @@ class QueueState(Ledger):
             )  # fmt: skip
             self.matcher.seen[raw["host"]] = seen
         with self.atomic():
-            self.execute("ready_again", ready_at=now_s + self.policy.prefer_cuda_grace_s)
+            self.begin_graces_anew()
         self.rebuild()
+
+    def begin_graces_anew(self) -> None:
+        """Every waiting job with a wish has its whole grace period from now: the clock of `ready_at` may be
+        another boot's, or the policy has changed."""
+        for class_id in self.matcher.wishing():
+            self.execute("class_grace", class_id=class_id, ready_at=self.ready_at(class_id))
+            self.matcher.touch(class_id)
 
     # -- inside a transaction
 
@@ -169,7 +176,9 @@ class QueueState(Ledger):
 
     def after_failure(self, row: JobRow, host: str, fail_class: FailClass) -> tuple[Learned, bool]:
         now_s = self.clock.now_s()
-        learned = budgets.learn(row.learned, host, self.matcher.view(host, now_s, 0).capability, fail_class)
+        learned = budgets.learn(
+            row.learned, row.model, host, self.matcher.view(host, now_s, 0).capability, fail_class
+        )
         again = budgets.may_retry(
             spec_of(row.spec), learned, fail_class, failures=row.program_failures + 1, policy=self.policy,
             hosts=self.views(now_s), rules=self.matcher.rules,
@@ -219,7 +228,7 @@ class QueueState(Ledger):
         """Enter a live lease, with one full period from now."""
         lease = LiveLease(
             row.job_id, row.epoch, attempt.host, attempt.token, attempt.claim_request,
-            self.clock.now_s() + self.stale_after_s, row.status == "running", row.heartbeat_at,
+            self.clock.now_s() + self.stale_after_s, attempt.dataset_id, row.status == "running", row.heartbeat_at,
         )  # fmt: skip
         self.leases.add(lease)
         return lease

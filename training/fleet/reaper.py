@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from cis490.logs import event
-from training.fleet.ledger import QueueUnavailable
 from training.fleet.queue import JobQueue
 from training.fleet.writer import Writer
 
@@ -40,14 +39,14 @@ async def run(
         try:
             if await writer.run(lambda away_s=away_s: tick(queue, away_s)):  # type: ignore[misc]
                 on_change()
-        except QueueUnavailable as error:
-            event(log, "reaper.failed", error=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever happened, the next tick sweeps again
+            event(log, "reaper.failed", level=logging.ERROR, error=repr(error))
 
 
 def tick(queue: JobQueue, away_s: float) -> int:
     """One sweep, after giving back the time in which the receiver was away."""
     if away_s:
-        event(log, "reaper.late", away_s=round(away_s, 3), leases=len(queue.leases))
+        event(log, "reaper.late", level=logging.WARNING, away_s=round(away_s, 3), leases=len(queue.leases))
         queue.extend_leases(away_s)
     swept = queue.sweep_stale()
     queue.flush_heartbeats()

@@ -14,10 +14,12 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -89,7 +91,14 @@ def make_app(
 
     app = Starlette(
         routes=[Route(item.path, item.handler, methods=[item.method]) for item in ROUTES],
-        exception_handlers={Problem: _problem, HTTPException: _http_error, QueueUnavailable: _unavailable},
+        exception_handlers={
+            Problem: _problem,
+            HTTPException: _http_error,
+            QueueUnavailable: _unavailable,
+            OSError: _broken,
+            sqlite3.Error: _broken,
+            BlobError: _broken,
+        },
         lifespan=lifespan,
     )
     app.state.coordinator = app_parts
@@ -131,6 +140,16 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _unavailable(request: Request, error: Exception) -> Response:
     out = answer({"error": f"the queue cannot write right now, nothing was changed: {error}"}, 503)
     out.headers["Retry-After"] = "5"
+    return out
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """The receiver's own disk or database fails: not the request's fault, and worth trying again."""
+    event(log, "receiver.broken", level=logging.ERROR, path=request.url.path, error=repr(error))
+    out = answer(
+        {"error": f"the receiver's disk or database fails; the operator must look at it: {error}"}, 503
+    )
+    out.headers["Retry-After"] = "30"
     return out
 
 
@@ -305,8 +324,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         listen = listen_address(args.listen_addr)
         manifest, trainer = parts.read_manifest(args.manifest)
-    except (ValueError, TrainingManifestError) as error:
+    except (ValueError, TrainingManifestError, OSError) as error:
         return _refuse(EXIT_CONFIG, str(error))
+    if args.heartbeat_s >= args.stale_after_s:
+        return _refuse(
+            EXIT_CONFIG,
+            f"--heartbeat-s {args.heartbeat_s:g} must be less than --stale-after-s {args.stale_after_s:g}: "
+            "a worker that reports no more often than its lease lasts loses every job",
+        )
     settings = Settings(
         listen=listen, manifest=args.manifest, db=args.db, store_root=args.store_root,
         incoming_root=args.incoming_root, index_path=args.index_path,
@@ -350,7 +375,16 @@ def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
         # uvicorn raises the signal once more after its orderly end; then there is still the database to close
         signal.signal(number, lambda *_: None)
     event(log, "receiver.listening", address=_shown(bound))
-    uvicorn.Server(config).run(sockets=[bound])
+
+    class Server(uvicorn.Server):
+        """Answers the claims that wait before it lets the connections end."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.coordinator.stop_waiting()
+            super().handle_exit(sig, frame)
+
+    server = Server(config)
+    server.run(sockets=[bound])
     queue.close()
     event(log, "receiver.stopped")
     return 0

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from starlette.requests import ClientDisconnect, Request
@@ -70,16 +72,23 @@ async def claim(request: Request) -> Response:
         if found.row is not None or not found.admitted or left_s <= 0:
             return _claimed(app, host, found)
         ripe_s = await app.write(app.queue.next_ripe_in_s)
-        await _wait(change, left_s if ripe_s is None else min(left_s, ripe_s + 0.01))
-        if await request.is_disconnected():  # nobody would receive the job
+        gone = await _wait(request, change, left_s if ripe_s is None else min(left_s, ripe_s + 0.01))
+        if gone:  # nobody would receive the job
             raise Problem(400, "the client went away while it waited")
+        if app.stopping:
+            return answer({"job": None, "reason": "the receiver is stopping"})
 
 
-async def _wait(change: asyncio.Event, seconds: float) -> None:
+async def _wait(request: Request, change: asyncio.Event, seconds: float) -> bool:
+    """Until jobs may have become claimable or the time is over; True when the client went away instead."""
+    changed = asyncio.ensure_future(change.wait())
+    left = asyncio.ensure_future(request.receive())  # the body was read: the next message is the goodbye
     try:
-        await asyncio.wait_for(change.wait(), seconds)
-    except TimeoutError:
-        return
+        await asyncio.wait({changed, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return left.done()
+    finally:
+        changed.cancel()
+        left.cancel()
 
 
 def _claimed(app: Coordinator, host: str, found: Claim) -> Response:
@@ -93,7 +102,7 @@ def _claimed(app: Coordinator, host: str, found: Claim) -> Response:
         wire.ClaimAnswer(
             job_id=row.job_id, name=row.name, spec=row.spec, attempts=row.attempts, model=row.model, mode=row.mode,
             hyper=dict(row.spec["hyper"]), epoch=row.epoch, lease_s=app.queue.stale_after_s,
-            heartbeat_s=app.queue.heartbeat_s, dataset_id=app.queue.reference.dataset_id, lease_token=lease.token,
+            heartbeat_s=app.queue.heartbeat_s, dataset_id=lease.dataset_id, lease_token=lease.token,
         )
     )  # fmt: skip
     return answer(body)
@@ -203,7 +212,7 @@ async def _upload(request: Request) -> Response:
     result = await app.store.ingest_stream(
         job_id=job_id, model=row.model, mode=row.mode, worker=host, expected_sha256=expected,
         body=request.stream(), max_bytes=app.max_artifact_bytes, epoch=row.epoch, generation=row.generation,
-        provenance={"dataset_id": app.queue.reference.dataset_id, "spec": row.spec},
+        provenance={"dataset_id": row.dataset_id, "trainer_digest": row.trainer_digest, "spec": row.spec},
     )  # fmt: skip
     if result.status == "sha-mismatch":
         return answer(
@@ -251,6 +260,11 @@ async def dataset(request: Request) -> Response:
     pin = app.datasets.get(digest)
     if pin is None:
         raise Problem(404, f"no dataset {digest[:12]}: the manifest in force pins another one or none")
+    if not await asyncio.to_thread(Path(pin.path).is_file):
+        raise Problem(
+            404,
+            f"the receiver's copy of dataset {digest[:12]} is gone: {pin.path}; put it back, or pin another",
+        )
     return FileResponse(pin.path, media_type=ZSTD)
 
 
@@ -265,8 +279,10 @@ async def jobs(request: Request) -> Response:
         raise Problem(400, f"status={wanted[:40]!r} is none of {', '.join(STATUSES)}")
 
     def read() -> list[dict[str, Any]]:
-        found = app.queue.list_jobs(status)
-        return [job_view(row, app.queue.lease_of(row.job_id), app.queue.reference) for row in found]
+        leases = app.queue.live_leases()
+        return [
+            job_view(row, leases.get(row.job_id), app.queue.reference) for row in app.queue.list_jobs(status)
+        ]
 
     return answer({"jobs": await asyncio.to_thread(read)})
 
@@ -280,7 +296,7 @@ async def job(request: Request) -> Response:
         if row is None:
             return None
         attempts, trail = app.queue.attempts(job_id), app.queue.audit(job_id)
-        return job_in_full(row, app.queue.lease_of(job_id), app.queue.reference, attempts, trail)
+        return job_in_full(row, app.queue.live_leases().get(job_id), app.queue.reference, attempts, trail)
 
     found = await asyncio.to_thread(read)
     if found is None:
@@ -315,7 +331,22 @@ async def model(request: Request) -> Response:
     path = await asyncio.to_thread(app.store.path_of, artifact_id)
     if path is None:
         raise Problem(404, f"no artifact {artifact_id[:12]}")
+    _check_range(request, path.stat().st_size)
     return FileResponse(path, media_type=ZSTD, headers={"ETag": f'"{artifact_id}"'})
+
+
+def _check_range(request: Request, size_bytes: int) -> None:
+    """Refuse in words what the file response would refuse in plain text."""
+    text = one_header(request, "range")
+    if not text:
+        return
+    if not re.fullmatch(
+        r"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})(, ?(\d{1,18}-\d{0,18}|-\d{1,18})){0,9}", text, re.ASCII
+    ):
+        raise Problem(400, "Range must look like bytes=0-99, bytes=100- or bytes=-100")
+    for first, last in re.findall(r"(\d*)-(\d*)", text):
+        if first and (int(first) >= size_bytes or (last and int(last) < int(first))):
+            raise Problem(416, f"the range {text} lies outside the artifact's {size_bytes} bytes")
 
 
 # -- operator

@@ -11,6 +11,7 @@ worker uses the state folder; 73 the state folder cannot be used; 78 a setting i
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import sys
@@ -91,7 +92,7 @@ class Worker:
         self._tools = tools
         self._delivery = Delivery(client, state, stop, around.clock, around.random01)
         self._survey: Survey | None = None
-        self._surveyed_s = 0.0
+        self._surveyed_s = -math.inf
         self._commit: str | None = None
         self._claim_failures = 0
         self._idle_since_s: float | None = None
@@ -118,7 +119,7 @@ class Worker:
         for path in damaged:
             event(logger, "worker.lease_unreadable", level=logging.WARNING, path=path)
             path.replace(path.with_suffix(".damaged"))
-        killed = kill_marked(MARK, frozenset(record.mark for record in records))
+        killed = kill_marked(MARK, frozenset(map(self._state.mark, records)))
         if killed:
             event(logger, "worker.leftover_killed", level=logging.WARNING, pids=killed)
         self._state.sweep()
@@ -237,7 +238,7 @@ class Worker:
                 return
             self._deliver(self._state.save(replace(record, ending=ending)))
         if isinstance(ending, FailRequest):
-            self._survey = None
+            self._surveyed_s = -math.inf
 
     def _attempt(self, answer: ClaimAnswer, record: LeaseRecord, keeper: LeaseKeeper) -> Ending:
         try:

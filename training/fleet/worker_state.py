@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cis490.digest import is_digest, short
+from cis490.digest import is_digest, sha256_bytes, short
 from cis490.files import atomic_write, make_folders
 from cis490.locks import Held, hold
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, ReleaseRequest
@@ -57,11 +57,6 @@ class LeaseRecord:
     def key(self) -> str:
         return f"{short(self.job_id)}-{self.epoch}"
 
-    @property
-    def mark(self) -> str:
-        """Names the attempt among all of the fleet."""
-        return f"{self.job_id}-{self.epoch}"
-
 
 def record_of(answer: ClaimAnswer) -> LeaseRecord:
     """What is to be remembered of a claim's answer."""
@@ -93,6 +88,10 @@ class StateFolder:
                 f"another worker (pid {error.pid}) uses the state folder {self.root}; stop it "
                 "(systemctl stop cis490-trainer-worker), or give this one a --state-dir and a --host of its own"
             ) from None
+
+    def mark(self, record: LeaseRecord) -> str:
+        """Names this worker's attempt among all processes of the machine, other fleets' workers' too."""
+        return f"{record.key}@{sha256_bytes(str(self.root.resolve()).encode())}"
 
     # -- leases --------------------------------------------------------------------------------------
 

@@ -79,10 +79,10 @@ class Writer:
         try:
             results = self._queue.run_batch([item.call for item in batch])
         except QueueUnavailable as error:
-            event(log, "writer.commit_failed", requests=len(batch), error=str(error))
+            event(log, "writer.commit_failed", level=logging.ERROR, requests=len(batch), error=str(error))
             results = [error] * len(batch)
         except Exception as error:  # noqa: BLE001 - the thread must live: each caller learns what happened
-            event(log, "writer.broken", requests=len(batch), error=repr(error))
+            event(log, "writer.broken", level=logging.ERROR, requests=len(batch), error=repr(error))
             results = [QueueUnavailable(f"the queue's database does not answer: {error}")] * len(batch)
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for item, result in zip(batch, results, strict=True):

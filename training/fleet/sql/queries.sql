@@ -28,9 +28,8 @@ SELECT min(ready_at) FROM job WHERE class_id = :class_id AND status = 'pending' 
 UPDATE job SET class_id = :ripe_class_id, ready_at = NULL
 WHERE class_id = :class_id AND status = 'pending' AND ready_at <= :now_s;
 
--- name: ready_again
--- At start: the clock of `ready_at` may be another boot's, so every grace begins anew.
-UPDATE job SET ready_at = :ready_at WHERE status = 'pending' AND ready_at IS NOT NULL;
+-- name: class_grace
+UPDATE job SET ready_at = :ready_at WHERE class_id = :class_id AND status = 'pending' AND ready_at IS NOT NULL;
 
 -- name: job_get
 SELECT * FROM job WHERE job_id = :job_id;
@@ -85,7 +84,7 @@ SELECT * FROM attempt WHERE job_id = :job_id ORDER BY epoch;
 SELECT * FROM attempt WHERE job_id = :job_id AND epoch = :epoch;
 
 -- name: attempt_end
-UPDATE attempt SET ended_at = :at, outcome = :outcome, fail_class = :fail_class, error = :error,
+UPDATE attempt SET ended_at = :at, outcome = :outcome, fail_class = :fail_class, error = coalesce(:error, error),
     exit_code = :exit_code, duration_s = :duration_s, peak_rss_mib = :peak_rss_mib, cpu_s = :cpu_s,
     artifact_id = :artifact_id
 WHERE job_id = :job_id AND epoch = :epoch AND (outcome IS NULL OR outcome = 'lapsed');
