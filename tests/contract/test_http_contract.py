@@ -239,3 +239,13 @@ def test_the_interface_describes_itself(shared: LiveReceiver) -> None:
     assert document["openapi"].startswith("3.")
     assert len(document["paths"]) >= 15
     assert "ClaimRequest" in document["components"]["schemas"]
+
+
+def test_answers_do_not_wait_for_a_delayed_acknowledgement(receiver: LiveReceiver) -> None:
+    """Forty milliseconds on every request once; `bind` names the protocol so that asyncio sets TCP_NODELAY."""
+    import socket
+
+    from training.fleet.receiver import ListenAddress, bind
+
+    with bind(ListenAddress(port=0)) as bound:
+        assert bound.proto == socket.IPPROTO_TCP

@@ -67,6 +67,8 @@ def start(receiver: FakeReceiver, tmp_path: Path) -> Iterator[Start]:
     for one in started:
         one.process.kill()
         one.process.wait(TIMEOUT_S)
+    for one in started[:1]:
+        print(one.log.read_text("utf-8"))  # shown when the test fails
 
 
 def waiting(folder: Path, **more: Any) -> dict[str, Any]:

@@ -107,6 +107,17 @@ def test_a_kept_connection_that_was_closed_is_replaced_unnoticed(
     assert client.health() == {"ok": True, "lease_s": 600}
 
 
+def test_a_stopping_worker_gets_its_release_through_a_connection_that_was_closed_meanwhile(
+    receiver: FakeReceiver, client: FleetClient
+) -> None:
+    """A server closes kept connections within seconds, and a training takes longer."""
+    client.claim(Capability(), request_id="id-1")
+    client._transport._local.connection.sock.shutdown(socket.SHUT_RDWR)
+    client.hurry(5.0)
+    client.release(JOB, TOKEN, "stopped")
+    assert receiver.verbs() == ["claim", "release"]
+
+
 def test_a_refusal_carries_status_and_reason_but_no_token(
     receiver: FakeReceiver, client: FleetClient
 ) -> None:

@@ -46,7 +46,7 @@ class LeaseKeeper:
     ) -> None:
         """End the beats. One that waits for its answer is not waited for; a late one does no harm."""
         self._closing.set()
-        self._thread.join(0.2)
+        self._thread.join(1.0)
 
     def beat(self) -> None:
         """Send one heartbeat; what goes wrong is remembered or logged, never raised."""

@@ -180,7 +180,7 @@ class Transport:
                 with self._closed_on_error():
                     return exchange(connection)
             except (ConnectionError, http.client.BadStatusLine):
-                if is_fresh or self._interrupted:
+                if is_fresh or (interruptible and self._interrupted):
                     raise
             connection, _ = self._connection(timeout_s)
             with self._closed_on_error():
