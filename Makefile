@@ -7,7 +7,7 @@ JOBS ?= 2
 UPGRADE ?= --upgrade
 ARGS ?=
 # Modules whose every branch is covered by tests, and the tests that cover them.
-CORE := lifecycle eligibility manifest queue
+CORE := lifecycle eligibility budgets manifest queue queue_state
 
 .PHONY: help demo demo-receiver test coverage check format docs lock clean setup-run setup-dev
 

@@ -189,7 +189,9 @@ def main() -> None:
     counts = [int(text) for text in args.clients.split(",")]
     left = min(sizes) * FITTING // CLASSES - args.claims * len(counts)
     if left < max(counts):
-        parser.error(f"{args.claims} claims x {len(counts)} settings use up the fitting ones of {min(sizes)} jobs")
+        parser.error(
+            f"{args.claims} claims x {len(counts)} settings use up the fitting ones of {min(sizes)} jobs"
+        )
     folder = Path(tempfile.mkdtemp(prefix="claim-bench-", dir=args.folder))
     try:
         run(folder, sizes, counts, args.claims)

@@ -95,6 +95,18 @@ class QueueContract:
         assert stale_of(kept, new) == ["data changed"]
         assert (redone.phase, redone.generation, redone.artifact_id) == ("pending", 2, None)
 
+    def test_a_job_without_an_id_gets_the_one_its_content_has(self, queue: JobQueue) -> None:
+        wanted = {"model": "gbt", "mode": "oracle", "hyper": {"num_leaves": 31.0}}
+        queue.sync_from_manifest([wanted])
+        same = wanted | {"hyper": {"num_leaves": 31}, "name": "renamed"}
+        assert queue.sync_from_manifest([same])["updated"] == 1
+
+    def test_a_job_waits_in_words_when_there_is_no_host_at_all(self, queue: JobQueue) -> None:
+        queue.apply_manifest(manifest(job()))
+        found = queue.explain(job_id("gbt-realistic"))
+        assert found is not None
+        assert "no worker has called yet" in found["summary"]
+
     # -- claims
 
     def test_the_largest_priority_goes_first_then_the_oldest(self, queue: JobQueue) -> None:

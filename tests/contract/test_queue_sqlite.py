@@ -11,7 +11,10 @@ import pytest
 from cis490.clock import ManualClock
 from tests.contract.queue_contract import Open, QueueContract
 from tests.factories.fleet import cpu_host, job, manifest
+from training.fleet.leases import LiveLease
 from training.fleet.queue import JobQueue, QueueUnavailable
+from training.fleet.types import HostSpec
+from training.fleet.wire import Progress
 
 
 class TestSqliteQueue(QueueContract):
@@ -84,4 +87,83 @@ def test_an_in_memory_queue_works_for_embedding(tmp_path: Path) -> None:
     queue = JobQueue(":memory:")
     queue.apply_manifest(manifest(job("x")))
     assert [row.name for row in queue.list_jobs("pending")] == ["x"]
+    queue.close()
+
+
+def test_what_only_memory_knows_is_put_back_with_the_rows(tmp_path: Path) -> None:
+    """A reload and a pause that are rolled back leave policy, hosts and classes as they were."""
+    queue = JobQueue(tmp_path / "q.db", clock=ManualClock())
+    queue.apply_manifest(manifest(*(job(name) for name in "wxyz"), pause_after_failures=1))
+
+    def reload_then_fail() -> None:
+        queue.apply_manifest(manifest(job("new", require_cuda=True), hosts={"b": HostSpec("b")}))
+        raise ValueError("after it was applied")
+
+    def pause_then_fail() -> None:
+        found = queue.claim("a", cpu_host())
+        assert found.row is not None
+        queue.fail(found.row.job_id, "a", error="x")
+        raise ValueError("after the host was paused")
+
+    assert len(queue.run_batch([reload_then_fail, pause_then_fail])) == 2
+    assert queue.policy.pause_after_failures == 1
+    assert [row.name for row in queue.list_jobs()] == list("wxyz")
+    assert queue.workers() == []
+    assert queue.claim("a", cpu_host()).row is not None, "neither paused nor refused"
+    assert queue.run_batch([pause_then_fail]), "a known host this time"
+    assert queue.workers()[0]["paused_reason"] is None
+    queue.close()
+
+
+def test_a_lease_that_no_row_knows_is_dropped_by_the_reaper(tmp_path: Path) -> None:
+    clock = ManualClock()
+    queue = JobQueue(tmp_path / "q.db", clock=clock)
+    queue.leases.add(LiveLease("f" * 64, 1, "ghost", None, None, deadline_s=clock.now_s()))
+    assert queue.sweep_stale() == 0
+    assert len(queue.leases) == 0
+    queue.close()
+
+
+def test_a_row_that_moved_is_not_overwritten(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "q.db")
+    queue.apply_manifest(manifest(job("x")))
+    (row,) = queue.list_jobs()
+    queue.cancel(row.job_id)
+    with pytest.raises(AssertionError, match="moved"):
+        queue.save(row, row, "test", "test")
+    queue.close()
+
+
+def test_a_heartbeat_of_a_host_that_never_claimed_here_still_renews(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "q.db", clock=ManualClock())
+    queue.apply_manifest(manifest(job("x")))
+    found = queue.claim_next(worker_hostname="a")
+    assert found is not None
+    queue.heartbeat(found.job_id, "a")
+    queue.matcher.seen.clear()
+    assert queue.heartbeat(found.job_id, "a", progress=Progress(step=3))
+    assert queue.live_leases()[found.job_id].progress == Progress(step=3)
+    queue.close()
+
+
+def test_a_claim_without_a_capability_keeps_what_is_known(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "q.db", clock=ManualClock())
+    queue.apply_manifest(manifest(job("x", min_ram_gib=8.0)))
+    assert queue.claim_next(worker_hostname="a") is None
+    queue.claim("a", cpu_host(ram_gib=4.0))
+    assert queue.claim("a", cpu_host()).row is not None
+    queue.release(job("x").job_id, "a")
+    assert queue.claim_next(worker_hostname="a") is not None
+    queue.close()
+
+
+def test_a_job_that_only_moved_in_the_file_is_unchanged_but_keeps_its_line(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "q.db")
+    queue.apply_manifest(manifest(job("x", line=3)))
+    assert queue.apply_manifest(manifest(job("x", line=9)))["unchanged"] == 1
+    (row,) = queue.list_jobs()
+    assert row["spec"]["line"] == 9
+    assert len(queue.audit(row.job_id)) == 1
+    with pytest.raises(KeyError):
+        row["columns"]
     queue.close()

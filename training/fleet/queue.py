@@ -434,11 +434,11 @@ class JobQueue(QueueState):
 
     def _expire(self, lease: LiveLease) -> bool:
         row = self.row(lease.job_id)
-        if row is None or row.epoch != lease.epoch:
-            return False
-        losses = row.host_losses + 1
-        decision = decide(row.phase, "expire", budget_left=losses < self.policy.max_host_losses)
-        if not isinstance(decision, Move):
+        losses = row.host_losses + 1 if row is not None else 0
+        budget_left = losses < self.policy.max_host_losses
+        decision = decide(row.phase, "expire", budget_left=budget_left) if row is not None else None
+        if row is None or row.epoch != lease.epoch or not isinstance(decision, Move):
+            self.leases.end(lease.job_id)  # memory only: the row says that nobody holds it
             return False
         text = f"{lease.host} stopped reporting: no heartbeat for {self.stale_after_s:g} s (attempt {row.attempts})"
         self.end_attempt(row, AttemptEnd("lapsed", error=text))
