@@ -7,7 +7,8 @@ JOBS ?= 2
 UPGRADE ?= --upgrade
 ARGS ?=
 # Modules whose every branch is covered by tests, and the tests that cover them.
-CORE := lifecycle eligibility budgets manifest queue queue_state
+CORE := lifecycle eligibility budgets queue queue_state \
+  manifest manifest_jobs manifest_hosts manifest_table manifest_faults
 
 .PHONY: help demo demo-receiver test coverage check format docs lock clean setup-run setup-dev
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.factories.live_receiver import TOKEN, Answer, LiveReceiver, live_receiver
+from training.fleet.receiver import ListenAddress, bind
 
 MANIFEST = """
 name = "contract"
@@ -210,14 +213,19 @@ def test_artifacts_come_out_again_in_whole_and_in_part(receiver: LiveReceiver) -
     part = receiver.send("GET", f"/v1/model/{DIGEST}", headers={"Range": "bytes=4-9"})
     assert (part.status, part.raw) == (206, BUNDLE[4:10])
     assert receiver.send("GET", f"/v1/model/{'0' * 64}").status == 404
-    for wrong, status in (("bytes=abc", 400), ("lines=1-2", 400), ("bytes=9999-", 416), ("bytes=9-4", 416)):
+    for wrong, status in (
+        ("bytes=abc", 400),
+        ("bytes=-0", 416),
+        ("bytes=0-0,-0", 416),
+        ("lines=1-2", 400),
+        ("bytes=9999-", 416),
+        ("bytes=9-4", 416),
+    ):
         refused = receiver.send("GET", f"/v1/model/{DIGEST}", headers={"Range": wrong})
         assert (refused.status, "error" in refused.body) == (status, True)
 
 
 def test_a_claim_that_waits_gets_the_job_that_comes(receiver: LiveReceiver) -> None:
-    import threading
-
     for host in ("a", "b"):
         claim(receiver, host)
     answers: list[object] = []
@@ -241,11 +249,41 @@ def test_the_interface_describes_itself(shared: LiveReceiver) -> None:
     assert "ClaimRequest" in document["components"]["schemas"]
 
 
-def test_answers_do_not_wait_for_a_delayed_acknowledgement(receiver: LiveReceiver) -> None:
-    """Forty milliseconds on every request once; `bind` names the protocol so that asyncio sets TCP_NODELAY."""
-    import socket
-
-    from training.fleet.receiver import ListenAddress, bind
-
+def test_the_listening_socket_names_its_protocol_so_that_asyncio_sets_nodelay() -> None:
+    """Without it each answer waited 40 ms for the client's delayed acknowledgement."""
     with bind(ListenAddress(port=0)) as bound:
         assert bound.proto == socket.IPPROTO_TCP
+
+
+def test_a_cancelled_job_frees_its_host_for_a_claim_that_waits(receiver: LiveReceiver) -> None:
+    held = claim(receiver)
+    answers: list[object] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(
+            receiver.worker("POST", "/v1/job/claim", {"capability": {}, "wait_s": 20}).body
+        )
+    )
+    waiting.start()
+    receiver.operator(f"/v1/job/{held['job_id']}/cancel")
+    waiting.join(timeout=10)
+    (got,) = answers
+    assert isinstance(got, dict)
+    assert got["name"] == "mlp-oracle"
+
+
+def test_a_token_that_ends_in_an_odd_byte_is_still_the_token(tmp_path: Path) -> None:
+    token = "voil\xe0"
+    with live_receiver(tmp_path, MANIFEST, operator_token=token) as running:
+        sent = token.encode("utf-8").decode("latin-1")
+        assert running.operator("/v1/manifest/reload", token=sent).status == 200
+
+
+def test_a_refused_heartbeat_says_which_part_was_wrong(receiver: LiveReceiver) -> None:
+    got = receiver.worker("POST", "/v1/job/claim", {"capability": {}}, **{"X-Fleet-Protocol": "2"}).body
+    path = f"/v1/job/{got['job_id']}/heartbeat"
+    assert "X-Lease-Token is missing" in receiver.worker("POST", path).body["reason"]
+    assert "another host" in receiver.worker("POST", path, host="b").body["reason"]
+    assert "current lease" in receiver.worker("POST", path, **{"X-Lease-Token": "x"}).body["reason"]
+    other = next(job for job in receiver.send("GET", "/v1/jobs?status=pending").body["jobs"])
+    refused = receiver.worker("POST", f"/v1/job/{other['job_id']}/heartbeat").body
+    assert "holds no lease" in refused["reason"]

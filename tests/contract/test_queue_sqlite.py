@@ -167,3 +167,47 @@ def test_a_job_that_only_moved_in_the_file_is_unchanged_but_keeps_its_line(tmp_p
     with pytest.raises(KeyError):
         row["columns"]
     queue.close()
+
+
+def test_a_full_disk_takes_the_whole_batch_back_and_says_so_to_all(tmp_path: Path) -> None:
+    """SQLite rolls the transaction back by itself; nothing after that may be committed behind our back."""
+    queue = JobQueue(tmp_path / "q.db", clock=ManualClock())
+    queue.apply_manifest(manifest(*(job(name) for name in "xyz")))
+    (pages,) = queue._connection.execute("PRAGMA page_count").fetchone()
+
+    def fill() -> None:
+        queue._connection.execute(f"PRAGMA max_page_count = {pages}")
+        queue._connection.execute("UPDATE job SET last_error = ?", ("x" * 1_000_000,))
+
+    calls = [lambda: queue.claim("a", cpu_host()), fill, lambda: queue.claim("b", cpu_host())]
+    with pytest.raises(QueueUnavailable, match="nothing was changed"):
+        queue.run_batch(calls)
+    assert {row.status for row in queue.list_jobs()} == {"pending"}
+    assert len(queue.leases) == 0
+    queue._connection.execute("PRAGMA max_page_count = 1000000")
+    assert queue.claim("a", cpu_host()).row is not None
+    queue.close()
+
+
+def test_a_caller_that_brings_its_own_policy_decides_how_many_jobs_a_host_holds(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "q.db")
+    queue.sync_from_manifest([job(name).to_dict() for name in "xyz"])
+    taken = [queue.claim_next(worker_hostname="a", capability={}, host_spec=None) for _ in range(3)]
+    assert all(taken)
+    queue.close()
+
+
+def test_after_a_restart_a_host_is_shown_as_not_heard_yet(tmp_path: Path) -> None:
+    clock = ManualClock()
+    first = JobQueue(tmp_path / "q.db", clock=clock)
+    first.apply_manifest(manifest(job("x")))
+    first.claim("a", {})
+    first.close()
+    again = JobQueue(tmp_path / "q.db", clock=clock)
+    again.release(job("x").job_id, "a")
+    found = again.explain(job("x").job_id)
+    assert found is not None
+    (host,) = found["hosts"]
+    assert (host["live"], host["seen_s_ago"]) == (True, None)
+    assert any(check["found"] == "not heard since the receiver started" for check in host["checks"])
+    again.close()

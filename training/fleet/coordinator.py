@@ -45,6 +45,7 @@ class Coordinator:
         """Every dataset pinned in this process's life: a job claimed before a reload may still need its own."""
         self._writer: Writer | None = None
         self._changed = asyncio.Event()
+        self._reloading = asyncio.Lock()
         self.stopping = False
         """Set when the process is to end: claims that wait are answered at once."""
 
@@ -79,9 +80,12 @@ class Coordinator:
 
     async def reload(self) -> tuple[dict[str, int], Manifest]:
         """Read the manifest and put it in force. Raises `TrainingManifestError`; the old one then stays."""
-        found, digest = await asyncio.to_thread(read_manifest, self.manifest_path)
-        counts = await self.write(lambda: self.queue.apply_manifest(found, trainer_digest=digest))
-        self.adopt(found)
+        async with (
+            self._reloading
+        ):  # in the order of the requests: an older file must not win over a newer one
+            found, digest = await asyncio.to_thread(read_manifest, self.manifest_path)
+            counts = await self.write(lambda: self.queue.apply_manifest(found, trainer_digest=digest))
+            self.adopt(found)
         event(
             log,
             "manifest.applied",

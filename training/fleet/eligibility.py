@@ -36,7 +36,7 @@ class Requirement:
     """It ran out of memory on a GPU of this size; 0: never did."""
     more_ram_than_gib: float = 0.0
     wait_for_host: str = ""
-    """It was released by this host, which is likely to have its checkpoint and data."""
+    """It was released by this host, which still has its data."""
 
     @property
     def may_ripen(self) -> bool:
@@ -163,10 +163,13 @@ def fits(requirement: Requirement, host: HostView, rules: Rules) -> bool:
 
 def state_checks(host: HostView) -> Iterator[Check]:
     """What the host is doing right now."""
-    ago = "never seen" if host.seen_s_ago is None else f"last seen {host.seen_s_ago:.0f} s ago"
+    if host.seen_s_ago is not None:
+        seen = f"last seen {host.seen_s_ago:.0f} s ago"
+    else:
+        seen = "not heard since the receiver started" if host.live else "never seen"
     yield Check(
-        "live", host.live, "a worker that reports", "live" if host.live else ago,
-        "" if host.live else f"no worker on {host.name} is reporting ({ago})",
+        "live", host.live, "a worker that reports", seen,
+        "" if host.live else f"no worker on {host.name} is reporting ({seen})",
         "" if host.live else f"start the worker on {host.name}: systemctl start cis490-trainer-worker",
     )  # fmt: skip
     paused = host.paused_reason is not None

@@ -33,7 +33,7 @@ MARK = "CIS490_ATTEMPT"
 SECRETS = ("CIS490_OPERATOR_TOKEN",)
 """Variables that a trainer has no business with."""
 GRACE_S = 30.0
-"""From SIGTERM to SIGKILL: time to finish a step and write a checkpoint."""
+"""From SIGTERM to SIGKILL: time to finish a step (and, once trainers can, to write a checkpoint)."""
 AWAY_S = 30.0
 """When two polls are further apart, this process slept (a closed laptop) and so, most likely, did the trainer."""
 STDERR_BYTES = 8 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from training.fleet import wire
 
 T = TypeVar("T")
 _DRAIN_BYTES = 8 * 1024 * 1024
+_DRAIN_S = 2.0
 
 
 class Problem(Exception):
@@ -81,7 +83,7 @@ def one_header(request: Request, name: str) -> str:
     values = request.headers.getlist(name)
     if len(values) > 1:
         raise Problem(400, f"the header {name} was sent {len(values)} times; send it once")
-    return values[0].strip() if values else ""
+    return values[0].strip(" \t") if values else ""  # nothing else is white space in a header
 
 
 def require_operator(request: Request, expected: str | None) -> None:
@@ -111,12 +113,18 @@ def content_length_of(request: Request) -> int:
 
 
 async def drain(request: Request) -> None:
-    """Read what a refused client still sends (up to a bound), so that it gets to see the answer."""
-    left = _DRAIN_BYTES
+    """Read for a moment what a refused client still sends, so that it gets to see the answer."""
+    if "expect" in request.headers:
+        return  # it waits for a word before it sends anything
     try:
-        async for part in request.stream():
-            left -= len(part)
-            if left < 0:
-                return
-    except (ClientDisconnect, RuntimeError):  # RuntimeError: it was read to its end before
+        await asyncio.wait_for(_read_on(request), _DRAIN_S)
+    except (TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it was read to its end before
         return
+
+
+async def _read_on(request: Request) -> None:
+    left = _DRAIN_BYTES
+    async for part in request.stream():
+        left -= len(part)
+        if left < 0:
+            return

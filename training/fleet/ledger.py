@@ -82,7 +82,10 @@ class Ledger:
                     with self._transaction("request"):
                         results.append(call())
                 except sqlite3.Error as error:
-                    results.append(QueueUnavailable(f"{self._path}: {error}; nothing was changed"))
+                    failed = QueueUnavailable(f"{self._path}: {error}; nothing was changed")
+                    if not self._connection.in_transaction:  # a full disk: SQLite took the whole batch back
+                        raise failed from error
+                    results.append(failed)
                 except Exception as error:  # noqa: BLE001 - whoever made that request gets it
                     results.append(error)
         return results

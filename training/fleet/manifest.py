@@ -64,7 +64,12 @@ _TRAINER: tuple[TrainerPolicy, ...] = ("same", "any")
 def load_canonical() -> Manifest:
     """The fleet's manifest: the file that $CIS490_TRAINING_MANIFEST names, or else
     /etc/cis490/training_manifest.toml. Raises TrainingManifestError."""
-    return load(os.environ.get(PATH_VARIABLE) or CANONICAL_PATH)
+    return load(canonical_path())
+
+
+def canonical_path() -> Path:
+    """Where the fleet's manifest is looked for when nothing else is said."""
+    return Path(os.environ.get(PATH_VARIABLE) or CANONICAL_PATH)
 
 
 def load(path: str | os.PathLike[str]) -> Manifest:

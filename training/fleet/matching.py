@@ -43,6 +43,8 @@ class Seen:
     capability: Capability
     at_s: float
     wall_s: float
+    heard: bool = True
+    """False: known from an earlier life of this process, and not heard since."""
     paused_reason: str | None = None
     failures_in_a_row: int = 0
     last_failed_job: str | None = None
@@ -163,7 +165,7 @@ class Matcher:
         capability, _ = eligibility.effective(seen.capability, spec)
         ago = max(0.0, now_s - seen.at_s)
         live = ago <= self._live_s or busy > 0
-        return HostView(name, spec, capability, live, ago, busy, seen.paused_reason)
+        return HostView(name, spec, capability, live, ago if seen.heard else None, busy, seen.paused_reason)
 
     def names(self) -> list[str]:
         """Every host of the manifest and every host that has called."""
@@ -173,12 +175,12 @@ class Matcher:
         """A host called. True when it is new or reports something else than before."""
         old = self.seen.get(name)
         if old is not None and old.capability == capability:
-            self.seen[name] = replace(old, at_s=now_s, wall_s=wall_s)
+            self.seen[name] = replace(old, at_s=now_s, wall_s=wall_s, heard=True)
             return False
         self.seen[name] = (
             Seen(capability, now_s, wall_s)
             if old is None
-            else replace(old, capability=capability, at_s=now_s, wall_s=wall_s)
+            else replace(old, capability=capability, at_s=now_s, wall_s=wall_s, heard=True)
         )
         return True
 

@@ -67,7 +67,7 @@ class JobQueue(QueueState):
         dataset = manifest.dataset.dataset_id if manifest.dataset else None
         reference = Reference(dataset, trainer_digest)
         with self.atomic():
-            before = self.policy, self.reference, self.matcher.rules, self.matcher.hosts
+            before = self.policy, self.reference, self.matcher.rules, self.matcher.hosts, self._graces
             self.on_rollback(lambda: self._put_policy_back(*before))
             self.policy = manifest.policy
             counts = self.sync_from_manifest([job.to_dict() for job in manifest.jobs], reference=reference)
@@ -75,9 +75,14 @@ class JobQueue(QueueState):
         return counts
 
     def _put_policy_back(
-        self, policy: Policy, reference: Reference, rules: Rules, hosts: Mapping[str, HostSpec]
+        self,
+        policy: Policy,
+        reference: Reference,
+        rules: Rules,
+        hosts: Mapping[str, HostSpec],
+        graces: tuple[float, float] | None,
     ) -> None:
-        self.policy, self.reference = policy, reference
+        self.policy, self.reference, self._graces = policy, reference, graces
         self.matcher.policy(rules, hosts)
 
     def adopt_policy(self, manifest: Manifest, *, trainer_digest: str | None = None) -> None:
@@ -120,7 +125,11 @@ class JobQueue(QueueState):
         capability: Capability | Mapping[str, Any] | None = None,
         host_spec: HostSpec | _FromManifest | None = FROM_MANIFEST,
     ) -> JobRow | None:
-        """The best pending job that this host may run, claimed for it; None when nothing is eligible."""
+        """The best pending job that this host may run, claimed for it; None when nothing is eligible.
+
+        Without `host_spec` the manifest in force decides, slots included. A caller that brings its own
+        (None: no policy) decides for itself how many jobs a host holds, unless the spec states `slots`.
+        """
         return self.claim(worker_hostname, capability, host_spec=host_spec).row
 
     def claim(
@@ -135,16 +144,17 @@ class JobQueue(QueueState):
         """As `claim_next`, with the lease. The same `claim_request` gets the same lease while it lives."""
         with self.atomic():
             now_s = self.clock.now_s()
-            known = self.leases.by_request(host, claim_request) if claim_request else None
-            if known is not None:
-                return Claim(self.row(known.job_id), known)
             spec = self.matcher.hosts.get(host) if isinstance(host_spec, _FromManifest) else host_spec
             admitted = eligibility.admission(host, spec, self.matcher.rules)
             if isinstance(host_spec, _FromManifest) and not admitted.ok:
                 return Claim(admitted=False, reason=f"{admitted.message}; {admitted.hint}")
+            known = self.leases.by_request(host, claim_request) if claim_request else None
+            if known is not None:
+                return Claim(self.row(known.job_id), known)
             self.saw(host, capability)
             self.matcher.ripen(now_s)
-            view = self.matcher.view_as(host, spec, now_s, self.leases.busy(host))
+            limited = isinstance(host_spec, _FromManifest) or (spec is not None and spec.slots is not None)
+            view = self.matcher.view_as(host, spec, now_s, self.leases.busy(host) if limited else 0)
             head = self.matcher.best(view, self.views(now_s))
             if head is None:
                 return Claim(reason=_why_nothing(view))

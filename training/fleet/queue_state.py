@@ -18,7 +18,7 @@ from training.fleet import budgets, rows
 from training.fleet.eligibility import HostView, Learned
 from training.fleet.leases import LeaseBook, LiveLease, same_token
 from training.fleet.ledger import Ledger
-from training.fleet.lifecycle import Decision, Event, Move, Standing, decide, status_of
+from training.fleet.lifecycle import Decision, Event, Move, Refusal, Standing, decide, status_of
 from training.fleet.matching import Matcher, Seen
 from training.fleet.rows import AttemptEnd, AttemptRow, JobRow
 from training.fleet.specs import Reference, spec_of
@@ -74,7 +74,7 @@ class QueueState(Ledger):
         now_s = self.clock.now_s()
         for raw in self.execute("workers"):
             seen = Seen(
-                capability_of(json.loads(raw["capability"])), now_s, raw["last_seen_at"],
+                capability_of(json.loads(raw["capability"])), now_s, raw["last_seen_at"], False,
                 raw["paused_reason"], raw["failures_in_a_row"], raw["last_failed_job"],
             )  # fmt: skip
             self.matcher.seen[raw["host"]] = seen
@@ -151,6 +151,8 @@ class QueueState(Ledger):
         if row is None:
             return None, None, None
         attempt, standing = self._standing(row, host, token)
+        if standing == "stranger":
+            return row, None, Refusal(410, self._why_stranger(row, host, token))
         decision = decide(
             row.phase,
             event,
@@ -160,6 +162,16 @@ class QueueState(Ledger):
             budget_left=budget_left,
         )
         return row, attempt, decision
+
+    def _why_stranger(self, row: JobRow, host: str, token: str | None) -> str:
+        lease = self.leases.get(row.job_id)
+        if lease is None:
+            return f"{host} holds no lease of this job, which is {row.status}"
+        if lease.host != host:
+            return f"the job is held by another host, not by {host}"
+        if token is None:
+            return "the header X-Lease-Token is missing: this lease was claimed with a token"
+        return "X-Lease-Token is not the one of the job's current lease"
 
     def _standing(self, row: JobRow, host: str, token: str | None) -> tuple[AttemptRow | None, Standing]:
         """Which attempt the requester speaks for. Without a token only claims made without one match."""

@@ -37,7 +37,7 @@ from training.fleet.coordinator import Coordinator
 from training.fleet.eligibility import Rules
 from training.fleet.http_io import Problem, answer
 from training.fleet.ledger import QueueUnavailable
-from training.fleet.manifest import TrainingManifestError
+from training.fleet.manifest import TrainingManifestError, canonical_path
 from training.fleet.queue import JobQueue
 from training.fleet.routes import ROUTES
 from training.fleet.store import ModelStore
@@ -98,9 +98,11 @@ def make_app(
             OSError: _broken,
             sqlite3.Error: _broken,
             BlobError: _broken,
+            Exception: _defect,
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would repeat whatever Host the client sent
     app.state.coordinator = app_parts
     return app
 
@@ -141,6 +143,14 @@ async def _unavailable(request: Request, error: Exception) -> Response:
     out = answer({"error": f"the queue cannot write right now, nothing was changed: {error}"}, 503)
     out.headers["Retry-After"] = "5"
     return out
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    """Something nobody thought of: in JSON at least, and in the log with its name."""
+    event(log, "receiver.defect", level=logging.ERROR, path=request.url.path, error=repr(error))
+    return answer(
+        {"error": "the receiver met a defect of its own; its log has the details (receiver.defect)"}, 500
+    )
 
 
 async def _broken(request: Request, error: Exception) -> Response:
@@ -252,17 +262,26 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--listen-addr", default=f"127.0.0.1:{DEFAULT_PORT}", help="HOST:PORT, PORT or unix:/path"
     )
-    parser.add_argument("--manifest", type=Path, default=Path("/etc/cis490/training_manifest.toml"))
+    parser.add_argument(
+        "--manifest", type=Path, default=canonical_path(), help="the one file an operator edits"
+    )
     parser.add_argument("--db", type=Path, default=lib / "training_jobs.db", help="the queue's SQLite file")
     parser.add_argument("--store-root", type=Path, default=lib / "models", help="where artifacts lie")
     parser.add_argument(
         "--incoming-root", type=Path, default=lib / "incoming-models", help="where uploads arrive"
     )
-    parser.add_argument("--index-path", type=Path, default=lib / "models" / "index.jsonl")
+    parser.add_argument(
+        "--index-path", type=Path, default=lib / "models" / "index.jsonl", help="a row for each artifact"
+    )
     parser.add_argument(
         "--operator-token-env", default="CIS490_OPERATOR_TOKEN", help="variable with the token"
     )
-    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="from which level on to log",
+    )
     parser.add_argument(
         "--worker-auth", default="header", choices=["header"], help="how a host proves its name"
     )

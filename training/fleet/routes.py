@@ -69,6 +69,9 @@ async def claim(request: Request) -> Response:
             lambda: app.queue.claim(host, body.capability, with_token=with_token, claim_request=claim_request)
         )
         left_s = ends_at - loop.time()
+        if found.row is not None and not claim_request and await request.is_disconnected():
+            await _take_back(app, host, found)
+            raise Problem(400, "the client went away before it got its job")
         if found.row is not None or not found.admitted or left_s <= 0:
             return _claimed(app, host, found)
         ripe_s = await app.write(app.queue.next_ripe_in_s)
@@ -77,6 +80,16 @@ async def claim(request: Request) -> Response:
             raise Problem(400, "the client went away while it waited")
         if app.stopping:
             return answer({"job": None, "reason": "the receiver is stopping"})
+
+
+async def _take_back(app: Coordinator, host: str, found: Claim) -> None:
+    """Nobody received this job, and without a claim request nobody can ask for it again."""
+    row, lease = found.row, found.lease
+    if row is not None and lease is not None:
+        await app.write(
+            lambda: app.queue.release(row.job_id, host, token=lease.token, reason="claim not received")
+        )
+        app.changed()
 
 
 async def _wait(request: Request, change: asyncio.Event, seconds: float) -> bool:
@@ -140,6 +153,8 @@ async def fail(request: Request) -> Response:
     """Report that the attempt failed, with the real error; the job waits again or has failed for good."""
     host, token, job_id = host_of(request), token_of(request), request.path_params["id"]
     body = await decode(request, wire.FailRequest, empty_ok=True, limit_bytes=wire.MAX_ERROR_BODY_BYTES)
+    if body.exit_code is not None and abs(body.exit_code) > wire.MAX_EXIT_CODE:
+        raise Problem(400, f"exit_code must lie between -{wire.MAX_EXIT_CODE} and {wire.MAX_EXIT_CODE}")
     app = _coordinator(request)
     done = await app.write(
         lambda: app.queue.fail(
@@ -345,6 +360,8 @@ def _check_range(request: Request, size_bytes: int) -> None:
     ):
         raise Problem(400, "Range must look like bytes=0-99, bytes=100- or bytes=-100")
     for first, last in re.findall(r"(\d*)-(\d*)", text):
+        if not first and int(last) == 0:
+            raise Problem(416, f"the range {text} asks for nothing")
         if first and (int(first) >= size_bytes or (last and int(last) < int(first))):
             raise Problem(416, f"the range {text} lies outside the artifact's {size_bytes} bytes")
 
@@ -356,7 +373,9 @@ async def cancel(request: Request) -> Response:
     """End a job; a worker that trains it learns so from its next heartbeat."""
     app, job_id = _coordinator(request), request.path_params["id"]
     require_operator(request, app.operator_token)
-    return _operator_answer(job_id, "cancel", await app.write(lambda: app.queue.cancel(job_id)))
+    done = await app.write(lambda: app.queue.cancel(job_id))
+    app.changed()  # its host has a free slot again
+    return _operator_answer(job_id, "cancel", done)
 
 
 async def requeue(request: Request) -> Response:

@@ -26,13 +26,18 @@ MAX_ERROR_BODY_BYTES = 1024 * 1024
 MAX_ERROR_CHARS = 8 * 1024
 """Of an error text as stored; the worker sends the tail, the receiver cuts again."""
 MAX_WAIT_S = 60.0
+MAX_EXIT_CODE = 2**32
+"""Windows has exit codes of 32 bits without sign."""
 
 
 def capability_of(raw: Mapping[str, Any]) -> Capability:
     """A capability from a JSON object whose types were checked already; unknown keys are ignored."""
     known = {key: raw[key] for key in Capability.__slots__ if raw.get(key) is not None}
     if "gpus" in known:
-        known["gpus"] = [gpu if isinstance(gpu, Gpu) else Gpu(**gpu) for gpu in known["gpus"]]
+        known["gpus"] = [
+            gpu if isinstance(gpu, Gpu) else Gpu(str(gpu.get("name", "")), float(gpu.get("vram_gib", 0.0)))
+            for gpu in known["gpus"]
+        ]
     return Capability(**known)
 
 

@@ -2,7 +2,7 @@
 
 At the start it first makes good for a predecessor that was killed: ends what is left of its trainer,
 delivers its results and gives its leases back. Then it asks for jobs until it is told to stop. The first
-SIGTERM lets the trainer end (checkpoint) and gives the job back; the second one ends everything at once.
+SIGTERM lets the trainer end and gives the job back; the second one ends everything at once.
 
 Exit codes: 0 stopped as asked, or `--once` / `--exit-when-idle` was fulfilled; 2 unknown option; 69 another
 worker uses the state folder; 73 the state folder cannot be used; 78 a setting is wrong.
