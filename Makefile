@@ -9,6 +9,8 @@ ARGS ?=
 # Modules whose every branch is covered by tests, and the tests that cover them.
 CORE := lifecycle eligibility budgets queue queue_state \
   manifest manifest_jobs manifest_hosts manifest_table manifest_faults
+CORE_TESTS := tests/contract tests/property tests/unit/test_lifecycle.py tests/unit/test_eligibility.py \
+  tests/unit/test_budgets.py $(wildcard tests/unit/test_manifest*.py) tests/unit/test_writer_and_reaper.py
 
 .PHONY: help demo demo-receiver test coverage check format docs lock clean setup-run setup-dev
 
@@ -24,11 +26,11 @@ demo-receiver: setup-run ## Serve the finished demo again, for cis490-jobs and a
 	@$(BIN)/python -m tools.demo --serve $(ARGS)
 
 test: setup-dev ## Run the quick tests (under 3 minutes on 2 cores)
-	@$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 coverage: setup-dev ## Show that every branch of the core modules is covered by tests
 	@$(BIN)/python -m pytest -q -n $(JOBS) $(CORE:%=--cov=training.fleet.%) --cov-branch \
-	  --cov-report=term-missing --cov-fail-under=100 $(ARGS)
+	  --cov-report=term-missing --cov-fail-under=100 $(CORE_TESTS) $(ARGS)
 
 check: setup-dev ## Check format, lint, types and layers
 	@$(BIN)/ruff format --check --quiet . || { echo 'not formatted; type: make format'; exit 1; }

@@ -245,7 +245,8 @@ def _verdicts(view: View, hosts: Sequence[Row]) -> list[str]:
     for host in hosts:
         messages = [message_of(check) for check in failed_checks(host)] or ["eligible"]
         seen = number_of(host, "seen_s_ago")
-        sign = "never seen" if seen is None else f"{'' if host.get('live') else 'LOST '}{duration(seen)} ago"
+        unseen = "not heard since the receiver started" if host.get("live") else "never seen"
+        sign = unseen if seen is None else f"{'' if host.get('live') else 'LOST '}{duration(seen)} ago"
         rows.append([text_of(host, "host"), sign, messages[0]])
         rows += [["", "", message] for message in messages[1:]]
     return table(["HOST", "SEEN", "VERDICT"], rows, view.columns, wrap=True)
