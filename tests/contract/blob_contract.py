@@ -30,11 +30,8 @@ def read(blobs: Blobs, digest: str) -> bytes:
 
 
 class BlobContract:
-    """Each test sees one empty store; `reopen()` gives it as a new process would find it."""
-
-    @pytest.fixture
-    def reopen(self) -> Reopen:
-        raise NotImplementedError
+    """Inherit and provide the fixture `reopen`: a function that opens the test's one store as a new process
+    would find it. Each test begins with an empty store."""
 
     @pytest.fixture
     def blobs(self, reopen: Reopen) -> Blobs:

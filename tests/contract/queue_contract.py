@@ -41,6 +41,14 @@ class QueueContract:
         assert found.lease is not None
         return found.row.job_id, found.lease.token
 
+    def lapsed(self, queue: JobQueue, clock: ManualClock) -> tuple[str, str | None]:
+        """The one job, claimed by "a" and silent for a whole lease; returns (job id, token)."""
+        queue.apply_manifest(manifest(job()))
+        lease = self.claimed(queue)
+        clock.advance(queue.stale_after_s)
+        queue.sweep_stale()
+        return lease
+
     # -- the manifest
 
     def test_a_reload_is_idempotent(self, queue: JobQueue) -> None:
@@ -212,10 +220,7 @@ class QueueContract:
     def test_a_host_that_comes_back_late_was_not_lost(
         self, queue: JobQueue, clock: ManualClock, late: str
     ) -> None:
-        queue.apply_manifest(manifest(job()))
-        found, token = self.claimed(queue)
-        clock.advance(queue.stale_after_s)
-        queue.sweep_stale()
+        found, token = self.lapsed(queue, clock)
         self._send(queue, late, found, token)
         row = queue.get(found)
         assert row is not None
@@ -265,10 +270,7 @@ class QueueContract:
     def test_a_late_holder_is_heard_while_nobody_else_was_given_the_job(
         self, queue: JobQueue, clock: ManualClock, late: str
     ) -> None:
-        queue.apply_manifest(manifest(job()))
-        found, token = self.claimed(queue)
-        clock.advance(queue.stale_after_s)
-        queue.sweep_stale()
+        found, token = self.lapsed(queue, clock)
         after = {"heartbeat": "running", "complete": "completed", "release": "pending", "fail": "pending"}
         assert self._send(queue, late, found, token)
         assert self.phase(queue) == after[late]
@@ -277,20 +279,14 @@ class QueueContract:
     def test_a_late_holder_is_refused_after_a_new_claim(
         self, queue: JobQueue, clock: ManualClock, late: str
     ) -> None:
-        queue.apply_manifest(manifest(job()))
-        found, token = self.claimed(queue)
-        clock.advance(queue.stale_after_s)
-        queue.sweep_stale()
+        found, token = self.lapsed(queue, clock)
         self.claimed(queue, "b")
         refused = self._send(queue, late, found, token)
         assert (bool(refused), refused.http_status) == (False, 410)
         assert self.phase(queue) == "claimed"
 
     def test_a_healed_lapse_does_not_count_as_a_loss(self, queue: JobQueue, clock: ManualClock) -> None:
-        queue.apply_manifest(manifest(job()))
-        found, token = self.claimed(queue)
-        clock.advance(queue.stale_after_s)
-        queue.sweep_stale()
+        found, token = self.lapsed(queue, clock)
         queue.heartbeat(found, "a", token=token)
         row = queue.get(found)
         assert row is not None

@@ -40,7 +40,6 @@ class Coordinator:
         self.queue, self.store, self.manifest_path = queue, store, manifest_path
         self.operator_token = (operator_token or "").strip() or None
         self.max_artifact_bytes = max_artifact_bytes
-        self.manifest: Manifest | None = None
         self.datasets: dict[str, DatasetPin] = {}
         """Every dataset pinned in this process's life: a job claimed before a reload may still need its own."""
         self._writer: Writer | None = None
@@ -80,9 +79,8 @@ class Coordinator:
 
     async def reload(self) -> tuple[dict[str, int], Manifest]:
         """Read the manifest and put it in force. Raises `TrainingManifestError`; the old one then stays."""
-        async with (
-            self._reloading
-        ):  # in the order of the requests: an older file must not win over a newer one
+        # One after the other, in the order of the requests: an older file must not win over a newer one.
+        async with self._reloading:
             found, digest = await asyncio.to_thread(read_manifest, self.manifest_path)
             counts = await self.write(lambda: self.queue.apply_manifest(found, trainer_digest=digest))
             self.adopt(found)
@@ -98,7 +96,7 @@ class Coordinator:
         return counts, found
 
     def adopt(self, found: Manifest) -> None:
-        self.manifest = found
+        """Serve the dataset that this manifest pins, from now on."""
         if found.dataset is not None:
             self.datasets[found.dataset.dataset_id] = found.dataset
 

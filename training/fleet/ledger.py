@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ class QueueUnavailable(Exception):
     """A write failed: nothing of the request was kept. The caller answers 503 and the worker tries again."""
 
 
-class Ledger:
+class Ledger(ABC):
     """Transactions over the fleet's database. Thread-safe: one lock, held for a whole transaction."""
 
     def __init__(self, db_path: str | Path) -> None:
@@ -46,9 +47,9 @@ class Ledger:
                 reader.close()
             self._connection.close()
 
+    @abstractmethod
     def rebuild(self) -> None:
         """Make memory agree with the database again; called after every rollback."""
-        raise NotImplementedError
 
     def on_rollback(self, restore: Callable[[], None]) -> None:
         """How to take back what the running transaction is about to change in memory alone."""
