@@ -12,7 +12,7 @@ CORE := lifecycle eligibility budgets queue queue_state \
 CORE_TESTS := tests/contract tests/property tests/unit/test_lifecycle.py tests/unit/test_eligibility.py \
   tests/unit/test_budgets.py $(wildcard tests/unit/test_manifest*.py) tests/unit/test_writer_and_reaper.py
 
-.PHONY: help demo demo-receiver test coverage check format docs lock clean setup-run setup-dev
+.PHONY: help demo demo-receiver test test-faults seeded-faults coverage check format docs lock clean setup-run setup-dev
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ demo-receiver: setup-run ## Serve the finished demo again, for cis490-jobs and a
 
 test: setup-dev ## Run the quick tests (under 3 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+
+test-faults: setup-dev ## Break processes, networks and disks (about 10 minutes on 2 cores; as root it tries more)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m faults tests/faults $(ARGS)
+
+seeded-faults: setup-dev ## Break the code in one place after another: each fault must be caught by a test
+	@$(BIN)/python -m tools.seeded_faults --jobs $(JOBS) $(ARGS)
 
 coverage: setup-dev ## Show that every branch of the core modules is covered by tests
 	@$(BIN)/python -m pytest -q -n $(JOBS) $(CORE:%=--cov=training.fleet.%) --cov-branch \

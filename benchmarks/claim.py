@@ -1,17 +1,25 @@
 """Claims per second over HTTP, by clients and by the number of waiting jobs. Every answer is a real, durable claim.
 
     python -m benchmarks.claim [--sizes 1000,10000,100000,1000000] [--clients 1,8,32] [--claims 300] [--folder DIR]
+                               [--rounds 5] [--round-s 1.0]
 
 One receiver process per size runs at the same time over its own database; the sizes take turns in
 short rounds, so that a drift of the machine's speed meets all of them alike. Prints one JSON line
 per (clients, size) with claims/s and latency quantiles, one per receiver with its memory, and one with
 the ratio of the median at the largest size to that at the smallest.
+
+Then the comparison (`--rounds 0` leaves it out, `--sizes none` leaves out the rest): with 32 clients, the
+receiver against the same receiver with one transaction for each claim, and against a Starlette handler that
+only decodes and answers; on the disk as it is and with 10 ms more for each fsync. They take turns, on one core,
+the load on another. The ratios are medians of the ratios within a round. `loop_lag` is how late the
+receiver's event loop was for a timer of 5 ms during the load.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -20,17 +28,25 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from benchmarks import claim_load
+from benchmarks.claim_load import Round, load
 from training.fleet.eligibility import Learned
 from training.fleet.queue import JobQueue
 from training.fleet.rows import dumps
 from training.fleet.specs import spec_of
 from training.fleet.sql import STATEMENTS
 from training.fleet.types import HostSpec, Manifest
+from training.fleet.writer import Writer
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 CLASSES = 50
 HOST_RAM_GIB = 45.0
@@ -38,6 +54,12 @@ HOST_RAM_GIB = 45.0
 FITTING = 47
 BODY = json.dumps({"capability": {"ram_gib": HOST_RAM_GIB, "cores": 2}}).encode()
 ROUND = 60
+HEAD = f"POST /v1/job/claim HTTP/1.1\r\nHost: x\r\nX-Lab-Host: bench\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+COMPARED = 32
+"""Clients at once in the comparison."""
+SLOWER_MS = 10.0
+PROBE_S = 0.005
+KINDS = {"batches": "group commit", "single": "one transaction per claim", "trivial": "a Starlette handler"}
 
 
 def fill(queue: JobQueue, jobs: int) -> None:
@@ -72,11 +94,23 @@ def fill(queue: JobQueue, jobs: int) -> None:
     queue.matcher.forget()
 
 
-def serve(folder: Path, jobs: int) -> None:
+def serve(folder: Path, jobs: int, kind: str) -> None:
     """The receiver under test: everything as in production, on a free port printed as the first line."""
     import uvicorn
 
-    from training.fleet.receiver import ListenAddress, bind, make_app
+    from training.fleet.connections import server_config
+    from training.fleet.receiver import ListenAddress, bind
+
+    app = Probe(trivial() if kind == "trivial" else receiver(folder, jobs, 1 if kind == "single" else None))
+    bound = bind(ListenAddress(port=0))
+    print(bound.getsockname()[1], flush=True)
+    gc.freeze()
+    uvicorn.Server(server_config(app)).run(sockets=[bound])
+
+
+def receiver(folder: Path, jobs: int, max_batch: int | None) -> ASGIApp:
+    """The receiver's application over `jobs` waiting jobs."""
+    from training.fleet.receiver import make_app
     from training.fleet.store import ModelStore
 
     queue = JobQueue(folder / "training_jobs.db")
@@ -86,11 +120,49 @@ def serve(folder: Path, jobs: int) -> None:
     queue.adopt_policy(manifest)
     store = ModelStore(folder / "models", folder / "incoming", folder / "models" / "index.jsonl")
     app = make_app(queue=queue, store=store, manifest_path=folder / "none", manifest=manifest)
-    bound = bind(ListenAddress(port=0))
-    print(bound.getsockname()[1], flush=True)
-    uvicorn.Server(
-        uvicorn.Config(app, http="httptools", loop="asyncio", ws="none", log_config=None, access_log=False)
-    ).run(sockets=[bound])
+    if max_batch is not None:
+        app.state.coordinator._writer = Writer(queue, max_batch=max_batch)
+    return app
+
+
+def trivial() -> ASGIApp:
+    """What this stack does at best: Starlette decodes a JSON body and answers, and nothing else happens."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.routing import Route
+
+    from training.fleet import wire
+    from training.fleet.http_io import answer, decode
+
+    async def claim(request: Request) -> Any:
+        body = await decode(request, wire.ClaimRequest)
+        return answer({"job_id": "", "wait_s": body.wait_s})
+
+    return Starlette(routes=[Route("/v1/job/claim", claim, methods=["POST"])])
+
+
+class Probe:
+    """The application, and how late its loop is for a timer of 5 ms; `GET /lag` answers that and starts anew."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app, self._late_s = app, [0.0]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            asyncio.get_running_loop().call_later(PROBE_S, self._tick, time.perf_counter() + PROBE_S)
+        if scope.get("path") != "/lag":
+            await self._app(scope, receive, send)
+            return
+        late, self._late_s = sorted(self._late_s), [0.0]
+        body = json.dumps({"p99_ms": late[len(late) * 99 // 100] * 1e3, "max_ms": late[-1] * 1e3}).encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _tick(self, due: float) -> None:
+        now = time.perf_counter()
+        self._late_s.append(max(0.0, now - due))
+        asyncio.get_running_loop().call_later(PROBE_S, self._tick, now + PROBE_S)
 
 
 @dataclass
@@ -107,12 +179,28 @@ class Server:
                 return int(line.split()[1]) / 1024
         return float("nan")
 
+    def lag(self) -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/lag", timeout=60) as answer:
+            found: dict[str, float] = json.load(answer)
+            return found
+
 
 @contextmanager
-def server(folder: Path, jobs: int) -> Iterator[Server]:
+def server(
+    folder: Path,
+    jobs: int,
+    kind: str = "batches",
+    *,
+    env: dict[str, str] | None = None,
+    core: int | None = None,
+) -> Iterator[Server]:
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "benchmarks.claim", "--serve", str(jobs), "--folder", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--kind", kind], stdout=subprocess.PIPE, text=True, env=os.environ | (env or {})
+    )
+    if core is not None:
+        claim_load.pin(process.pid, core)
     assert process.stdout is not None
     try:
         yield Server(jobs, int(process.stdout.readline()), process)
@@ -129,11 +217,10 @@ async def claims(port: int, clients: int, total: int) -> tuple[float, list[float
     async def client() -> None:
         nonlocal left
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = f"POST /v1/job/claim HTTP/1.1\r\nHost: x\r\nX-Lab-Host: bench\r\nContent-Length: {len(BODY)}\r\n\r\n"
         while left > 0:
             left -= 1
             begin = time.perf_counter()
-            writer.write(head.encode() + BODY)
+            writer.write(HEAD + BODY)
             answer = await reader.readuntil(b"\r\n\r\n")
             length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             body = await reader.readexactly(length)
@@ -166,6 +253,78 @@ def measure(servers: list[Server], clients: int, total: int) -> dict[int, float]
     return {jobs: statistics.median(found) for jobs, found in seen.items()}
 
 
+def compare(folder: Path, rounds: int, round_s: float) -> None:
+    """Group commit against one transaction per claim and against a trivial handler; prints the ratios."""
+    _compare(folder / "as-is", rounds, round_s, ("batches", "single", "trivial"), None, "as it is")
+    environment = claim_load.slow_disk(folder, SLOWER_MS)
+    if environment is None:
+        say(bench="compare", disk=f"+{SLOWER_MS:g} ms per fsync", skipped="no C compiler (cc) here")
+    else:
+        _compare(
+            folder / "slow",
+            rounds,
+            round_s,
+            ("batches", "single"),
+            environment,
+            f"+{SLOWER_MS:g} ms per fsync",
+        )
+
+
+def _compare(
+    folder: Path,
+    rounds: int,
+    round_s: float,
+    kinds: tuple[str, ...],
+    environment: dict[str, str] | None,
+    disk: str,
+) -> None:
+    jobs = int(rounds * round_s * 10_000) + 20_000
+    with ExitStack() as stack:
+        servers = {
+            kind: stack.enter_context(server(folder / kind, jobs, kind, env=environment, core=0))
+            for kind in kinds
+        }
+        if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+            all_cores = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, all_cores - {0})
+            stack.callback(os.sched_setaffinity, 0, all_cores)
+        found: dict[str, list[Round]] = {kind: [] for kind in kinds}
+        for item in servers.values():
+            _load(item, 0.3)
+            item.lag()
+        for turn in range(rounds):
+            for kind in kinds if turn % 2 == 0 else reversed(kinds):
+                found[kind].append(_load(servers[kind], round_s))
+        for kind in kinds:
+            _say_compared(disk, KINDS[kind], found[kind], servers[kind].lag())
+    goal = {"single": ">= 3" if environment is None else ">= 12", "trivial": ">= 0.55"}
+    for kind in kinds[1:]:
+        ratios = [one.per_s / other.per_s for one, other in zip(found["batches"], found[kind], strict=True)]
+        say(
+            bench="compare", disk=disk, clients=COMPARED, over=KINDS[kind], ratio=round(statistics.median(ratios), 2),
+            lowest=round(min(ratios), 2), highest=round(max(ratios), 2), goal=goal[kind],
+        )  # fmt: skip
+
+
+def _load(item: Server, seconds: float) -> Round:
+    return load(
+        item.port, HEAD + BODY, expected=b'"job_id"', clients=COMPARED, seconds=seconds,
+        server_pid=item.process.pid,
+    )  # fmt: skip
+
+
+def _say_compared(disk: str, kind: str, rounds: list[Round], lag: dict[str, float]) -> None:
+    latencies = [value for one in rounds for value in one.latencies_s]
+    cuts, wall = statistics.quantiles(latencies, n=100), sum(one.wall_s for one in rounds)
+    say(
+        bench="compare", disk=disk, kind=kind, clients=COMPARED, claims_per_s=round(len(latencies) / wall, 1),
+        p50_ms=round(cuts[49] * 1e3, 2), p99_ms=round(cuts[98] * 1e3, 2),
+        load_cpu_share=round(sum(one.own_cpu_s for one in rounds) / wall, 2),
+        server_cpu_share=round(sum(one.server_cpu_s for one in rounds) / wall, 2),
+        loop_lag_p99_ms=round(lag["p99_ms"], 1), loop_lag_max_ms=round(lag["max_ms"], 1),
+    )  # fmt: skip
+
+
 def say(**values: object) -> None:
     print(json.dumps(values), flush=True)
 
@@ -180,28 +339,32 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="where the databases go (about 0.7 GB for the default sizes)"
     )
+    parser.add_argument("--rounds", type=int, default=5, help="of the comparison; 0 leaves it out")
+    parser.add_argument("--round-s", type=float, default=1.0, help="seconds of each round of the comparison")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve is not None:
-        serve(args.folder, args.serve)
+        serve(args.folder, args.serve, args.kind)
         return
-    sizes = [int(text) for text in args.sizes.split(",")]
+    sizes = [] if args.sizes == "none" else [int(text) for text in args.sizes.split(",")]
     counts = [int(text) for text in args.clients.split(",")]
-    left = min(sizes) * FITTING // CLASSES - args.claims * len(counts)
-    if left < max(counts):
+    left = min(sizes) * FITTING // CLASSES - args.claims * len(counts) if sizes else 0
+    if sizes and left < max(counts):
         parser.error(
             f"{args.claims} claims x {len(counts)} settings use up the fitting ones of {min(sizes)} jobs"
         )
     folder = Path(tempfile.mkdtemp(prefix="claim-bench-", dir=args.folder))
     try:
-        run(folder, sizes, counts, args.claims)
+        if sizes:
+            run(folder, sizes, counts, args.claims)
+        if args.rounds:
+            compare(folder / "compare", args.rounds, args.round_s)
     finally:
         shutil.rmtree(folder)
 
 
 def run(folder: Path, sizes: list[int], counts: list[int], total: int) -> None:
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         servers = [stack.enter_context(server(folder / str(jobs), jobs)) for jobs in sizes]
         for item in servers:

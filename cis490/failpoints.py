@@ -10,6 +10,10 @@ names it at the start of the process: `NAME=ACTION` or `NAME:N=ACTION` for its N
 | `full` | OSError ENOSPC, from this passage on |
 | `broken` | OSError EIO, once |
 
+`CIS490_FAILPOINT_TICKETS` may name a folder: then each strike first takes (deletes) one file of it, and without a file
+left there is none. So processes that inherit both variables strike together as often as there were tickets, and whoever
+laid them out sees whether the place was passed.
+
 Names are `area.moment`, lower case. They are found by reading the source, so that no list has to be kept; a
 test strikes at every one of them. Not for production: whoever may set a process's environment may end it anyway.
 """
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 VARIABLE = "CIS490_FAILPOINT"
+TICKETS_VARIABLE = "CIS490_FAILPOINT_TICKETS"
 Action = Literal["kill", "stop", "full", "broken"]
 _FORM = re.compile(r"(?P<name>[a-z0-9_.]+)(:(?P<passage>[1-9][0-9]{0,5}))?=(?P<action>[a-z]+)")
 
@@ -62,6 +67,8 @@ def strike(armed: Armed) -> None:
     if armed.passages_left > 1:
         armed.passages_left -= 1
         return
+    if not _has_ticket(os.environ.get(TICKETS_VARIABLE)):
+        return
     match armed.action:
         case "full":
             raise OSError(errno.ENOSPC, f"failpoint {armed.name}")
@@ -73,3 +80,16 @@ def strike(armed: Armed) -> None:
         case "stop" if hasattr(signal, "SIGSTOP") and armed.passages_left == 1:
             armed.passages_left = 0
             os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _has_ticket(folder: str | None) -> bool:
+    """Take one of the tickets in `folder`, if there is one; without a folder there is no limit."""
+    if not folder:
+        return True
+    for name in os.listdir(folder):
+        try:
+            os.unlink(os.path.join(folder, name))
+        except FileNotFoundError:  # another process was quicker
+            continue
+        return True
+    return False

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_WRITE = os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_CREATE = os.O_CREAT | os.O_EXCL | _WRITE
 
 
 def is_safe_name(name: object) -> bool:
@@ -33,6 +34,18 @@ def create_exclusive(path: Path, mode: int = 0o644) -> int:
     `mode` is narrowed by the process's umask, as for any new file.
     """
     return os.open(path, _CREATE, mode)
+
+
+def open_append(path: Path) -> int:
+    """A file descriptor that writes at the end of `path`, created if it was not there."""
+    return os.open(path, os.O_CREAT | os.O_APPEND | _WRITE, 0o644)
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data`: one call may take less of it, as on a disk that is nearly full."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def sync_data(descriptor: int) -> None:

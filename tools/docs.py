@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from tools import failpoints
 from training.fleet.lifecycle import mermaid, table_markdown
 from training.fleet.routes import ROUTES, Endpoint
 from training.trainer.options import MODELS, HyperValue, ModelOptions, expected_text
@@ -97,7 +98,16 @@ def _shown(value: HyperValue) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def failpoint_list() -> str:
+    """The places where a test may strike, by file."""
+    by_file: dict[str, list[str]] = {}
+    for name, file in failpoints.found().items():
+        by_file.setdefault(file, []).append(f"`{name}`")
+    return table(("file", "places"), ((f"`{file}`", ", ".join(by_file[file])) for file in sorted(by_file)))
+
+
 PARTS: tuple[Part, ...] = (
+    Part("faults.md", "failpoints", failpoint_list),
     Part("lifecycle.md", "lifecycle-diagram", lifecycle_diagram),
     Part("lifecycle.md", "lifecycle-table", table_markdown),
     Part("protocol.md", "protocol-endpoints", protocol_endpoints),

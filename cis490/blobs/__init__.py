@@ -9,9 +9,12 @@ Errors:
 import contextlib
 import errno
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from cis490.digest import Digest
+
+Block = bytes | bytearray | memoryview
 
 
 class BlobError(Exception):
@@ -36,34 +39,66 @@ def full_disk_is_no_space() -> Iterator[None]:
 class BlobWriter(Protocol):
     """One blob on its way in. Nobody can see it before `commit` has returned.
 
-    A writer may be handed from thread to thread, and `discard` may be called while another thread still writes: it
-    waits for that call. Every method does I/O: keep them off an event loop.
+    Every block goes to `append` and to `hash`, in one order; the two (and `sync`) may run in different threads at the
+    same time. `suspend`, `discard` and `commit` wait for those that run. Every method does I/O or work: keep them off
+    an event loop.
     """
 
     @property
     def size_bytes(self) -> int:
-        """Bytes taken so far."""
+        """Bytes appended so far."""
         ...
 
-    def write(self, block: bytes | bytearray) -> None:
-        """Append `block`. Raises NoSpace; ValueError after `commit` or `discard`."""
+    def append(self, block: Block) -> None:
+        """Put `block` at the end. Raises NoSpace; ValueError after `commit` or `discard`."""
+        ...
+
+    def hash(self, block: Block) -> None:
+        """Take `block` into the digest."""
+        ...
+
+    def write(self, block: Block) -> None:
+        """`append` and `hash`, one after the other."""
+        ...
+
+    def sync(self) -> None:
+        """Make durable what was appended so far, so that `commit` has less to wait for."""
         ...
 
     def digest(self) -> Digest:
-        """sha256 of the bytes taken so far."""
+        """sha256 of the bytes hashed so far."""
         ...
 
     def commit(self, shelf: str) -> bool:
         """Keep the blob under its own digest on `shelf`; True if its content was new to the store.
 
         On return content and name survive a power cut, also when it was there before. A second writer of the same
-        content succeeds too and leaves one copy. Raises NoSpace; ValueError for a bad shelf name.
+        content succeeds too and leaves one copy. Raises NoSpace; ValueError for a bad shelf name, or when other bytes
+        were hashed than appended.
         """
+        ...
+
+    def suspend(self) -> None:
+        """Let go of the file and keep the bytes: for a named part that may be resumed."""
+        ...
+
+    def resume(self) -> int:
+        """Get ready to go on, from which byte. Reads what is there where the running hash is not known any more."""
         ...
 
     def discard(self) -> None:
         """Leave nothing behind. May be called at any time and repeatedly; does nothing after `commit`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A blob whose writing was interrupted."""
+
+    name: str
+    size_bytes: int
+    changed_at: float
+    """Wall clock of the last byte."""
 
 
 class Blobs(Protocol):
@@ -74,6 +109,17 @@ class Blobs(Protocol):
 
     def create(self) -> BlobWriter:
         """A writer for a new blob. Does no I/O, so there is nothing to clean up before the first write."""
+        ...
+
+    def part(self, name: str) -> BlobWriter:
+        """The writer of the part `name` (up to 200 of `[A-Za-z0-9._-]`): what it holds outlives this process.
+
+        Call `resume` or `discard` before anything else; one writer for a name at a time.
+        """
+        ...
+
+    def parts(self) -> list[Part]:
+        """All named parts, by name; those being written too."""
         ...
 
     def size_of(self, digest: object) -> int | None:

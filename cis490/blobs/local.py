@@ -2,6 +2,9 @@
 
 An upload is written to `incoming`, made durable there, and renamed into place; so no reader ever sees a part of a
 blob and no name holds anything but the content it names. One process at a time may use a root.
+
+In `incoming` a file `part-NAME` is a named part, which outlives the process; `upload-*.part` is nobody's after a
+restart.
 """
 
 import contextlib
@@ -12,15 +15,26 @@ import re
 import secrets
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from cis490.blobs import BlobError, NoSpace, full_disk_is_no_space
+from cis490.blobs import BlobError, Block, NoSpace, Part, full_disk_is_no_space
 from cis490.digest import BLOCK_BYTES, Digest, is_digest
-from cis490.files import create_exclusive, free_bytes, fsync_folder, make_folders, sync_data
+from cis490.failpoints import failpoint
+from cis490.files import (
+    create_exclusive,
+    free_bytes,
+    fsync_folder,
+    make_folders,
+    open_append,
+    sync_data,
+    write_all,
+)
 
 _SHELF = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,128}")
-SYNC_EVERY_BYTES = 32 * 1024 * 1024
+_PART = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_PART_PREFIX = "part-"
 
 
 class LocalBlobs:
@@ -28,8 +42,6 @@ class LocalBlobs:
 
     incoming: default `<root>/.incoming`; must lie on the same file system as `root`, else BlobError.
     reserve_bytes: a write that would leave less free space raises NoSpace, so that the database beside goes on working.
-    sync_every_bytes: a long upload is made durable in steps of this size. One fsync of 1 GiB at the end would stall
-    every other write of the machine for more than a second.
     """
 
     def __init__(
@@ -39,13 +51,11 @@ class LocalBlobs:
         incoming: Path | None = None,
         file_name: str = "blob",
         reserve_bytes: int = 0,
-        sync_every_bytes: int = SYNC_EVERY_BYTES,
     ) -> None:
         self._root = root
         self._incoming = incoming if incoming is not None else root / ".incoming"
         self._file_name = file_name
         self._reserve_bytes = reserve_bytes
-        self._sync_every_bytes = sync_every_bytes
         self._placing = threading.Lock()
         make_folders(self._root)
         make_folders(self._incoming)
@@ -55,7 +65,22 @@ class LocalBlobs:
 
     def create(self) -> "LocalWriter":
         """A writer; its file appears in `incoming` with the first write."""
-        return LocalWriter(self, self._temporary(), self._sync_every_bytes)
+        return LocalWriter(self, self._temporary())
+
+    def part(self, name: str) -> "LocalWriter":
+        if _PART.fullmatch(name) is None:
+            raise ValueError(
+                f"{name!r} is no name of a part; expected up to 200 letters, digits, '.', '_' and '-'"
+            )
+        return LocalWriter(self, self._incoming / f"{_PART_PREFIX}{name}")
+
+    def parts(self) -> list[Part]:
+        found = []
+        for path in sorted(self._incoming.glob(f"{_PART_PREFIX}*")):
+            with contextlib.suppress(FileNotFoundError):  # renamed into place meanwhile
+                status = path.stat()
+                found.append(Part(path.name.removeprefix(_PART_PREFIX), status.st_size, status.st_mtime))
+        return found
 
     def path_of(self, digest: object) -> Path | None:
         """Where the blob lies (on any one of its shelves), None if it is not here. Costs one stat per shelf."""
@@ -101,8 +126,11 @@ class LocalBlobs:
                 temporary.unlink()
                 return False
             target.parent.mkdir(parents=True, exist_ok=True)
+            failpoint("store.before_rename")
             os.replace(temporary, target)
+            failpoint("store.renamed")
             self._settle(target)
+            failpoint("store.folder_synced")
             return True
 
     def _link(self, known: Path, target: Path) -> None:
@@ -113,6 +141,7 @@ class LocalBlobs:
             except OSError:  # FAT, some network file systems, too many links
                 self._copy(known, target)
         self._settle(target)
+        failpoint("store.linked")
 
     def _copy(self, known: Path, target: Path) -> None:
         self.require_space(known.stat().st_size)
@@ -171,61 +200,113 @@ class LocalBlobs:
 
 
 class LocalWriter:
-    """One upload to a LocalBlobs; see `cis490.blobs.BlobWriter` for what each method promises."""
+    """One upload to a LocalBlobs; see `cis490.blobs.BlobWriter` for what each method promises.
 
-    def __init__(self, blobs: LocalBlobs, path: Path, sync_every_bytes: int) -> None:
+    Three locks, so that writing, hashing and syncing run beside each other; whoever takes several takes them in the
+    order of `_all`. Without them, closing the file under a running write would let that write hit a reused descriptor.
+    """
+
+    def __init__(self, blobs: LocalBlobs, path: Path) -> None:
         self._blobs = blobs
         self._path = path
-        self._sync_every_bytes = sync_every_bytes
-        self._lock = threading.Lock()
+        self._append_lock, self._sync_lock, self._hash_lock = (
+            threading.Lock(),
+            threading.Lock(),
+            threading.Lock(),
+        )
         self._hash = hashlib.sha256()
-        self._file: BinaryIO | None = None
+        self._hashed_bytes = 0
+        self._descriptor: int | None = None
         self._done = False
-        self._unsynced_bytes = 0
         self.size_bytes = 0
 
-    def write(self, block: bytes | bytearray) -> None:
-        with self._lock, full_disk_is_no_space():
+    def append(self, block: Block) -> None:
+        with self._append_lock, full_disk_is_no_space():
             self._blobs.require_space(len(block))
-            file = self._opened()
-            file.write(block)
-            self._hash.update(block)
+            write_all(self._opened(), block)
             self.size_bytes += len(block)
-            self._unsynced_bytes += len(block)
-            if self._unsynced_bytes >= self._sync_every_bytes:
-                file.flush()
-                sync_data(file.fileno())
-                self._unsynced_bytes = 0
+            failpoint("store.block_written")
+
+    def hash(self, block: Block) -> None:
+        with self._hash_lock:
+            self._hash.update(block)
+            self._hashed_bytes += len(block)
+
+    def write(self, block: Block) -> None:
+        self.append(block)
+        self.hash(block)
+
+    def sync(self) -> None:
+        with self._sync_lock, full_disk_is_no_space():
+            if self._descriptor is not None:
+                sync_data(self._descriptor)
 
     def digest(self) -> Digest:
         return Digest(self._hash.hexdigest())
 
     def commit(self, shelf: str) -> bool:
-        with self._lock, full_disk_is_no_space():
-            file = self._opened()
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        with self._all(), full_disk_is_no_space():
+            descriptor = self._opened()
+            if self._hashed_bytes != self.size_bytes:
+                raise ValueError(f"{self._hashed_bytes} bytes were hashed and {self.size_bytes} written")
+            os.fsync(descriptor)
+            self._close()
+            failpoint("store.part_synced")
             is_new = self._blobs.adopt(self._path, self.digest(), shelf)
             self._done = True
             return is_new
 
+    def suspend(self) -> None:
+        with self._all():
+            self._close()
+
+    def resume(self) -> int:
+        with self._all(), full_disk_is_no_space():
+            try:
+                found_bytes = self._path.stat().st_size
+            except FileNotFoundError:
+                found_bytes = 0
+            if found_bytes == 0:  # perhaps an empty file of a process that was killed before its first write
+                self._close()
+                self._path.unlink(missing_ok=True)
+            if found_bytes != self.size_bytes or self._hashed_bytes != self.size_bytes:
+                self._hash_again(found_bytes)
+            return self.size_bytes
+
     def discard(self) -> None:
-        # The lock matters: closing the file under a running write would let the write hit a reused descriptor.
-        with self._lock:
+        with self._all():
             if self._done:
                 return
             self._done = True
-            if self._file is not None:
-                with contextlib.suppress(
-                    OSError
-                ):  # closing writes what is buffered, which a full disk refuses
-                    self._file.close()
-                self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # some file systems report a full disk as late as this
+                self._close()
+            self._path.unlink(missing_ok=True)
 
-    def _opened(self) -> BinaryIO:
+    def _hash_again(self, found_bytes: int) -> None:
+        self._close()
+        self._hash, self._hashed_bytes = hashlib.sha256(), 0
+        if found_bytes:
+            with open(self._path, "rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    self._hash.update(block)
+                    self._hashed_bytes += len(block)
+        self.size_bytes = self._hashed_bytes
+        failpoint("store.part_hashed_again")
+
+    def _opened(self) -> int:
         if self._done:
             raise ValueError(f"the upload {self._path.name} was committed or discarded before")
-        if self._file is None:
-            self._file = os.fdopen(create_exclusive(self._path), "wb")
-        return self._file
+        if self._descriptor is None:
+            self._descriptor = open_append(self._path) if self.size_bytes else create_exclusive(self._path)
+            failpoint("store.part_opened")
+        return self._descriptor
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _all(self) -> Iterator[None]:
+        with self._append_lock, self._sync_lock, self._hash_lock:
+            yield

@@ -189,7 +189,7 @@ def test_a_body_that_stops_in_the_middle_changes_nothing(receiver: LiveReceiver)
     assert receiver.send("GET", "/v1/health").status == 200
 
 
-def test_an_upload_cut_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_upload_cut_in_the_middle_is_no_obstacle_to_a_whole_one(tmp_path: Path) -> None:
     with live_receiver(tmp_path, MANIFEST) as own:
         job = own.worker("POST", "/v1/job/claim", {"capability": {}}).body
         lines = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cis490.blobs import BlobError, Blobs, NoSpace, local
-from cis490.blobs.local import LocalBlobs
+from cis490.blobs.local import LocalBlobs, LocalWriter
 from tests.contract.blob_contract import CONTENT, DIGEST, SHELF, BlobContract, Reopen, put, read
 
 
@@ -129,14 +129,53 @@ def test_another_error_of_the_disk_passes_through_and_leaves_nothing(
     assert list(incoming.iterdir()) == []
 
 
-def test_a_long_upload_is_synced_as_it_comes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    syncs: list[int] = []
-    monkeypatch.setattr(local, "sync_data", lambda descriptor: syncs.append(os.fstat(descriptor).st_size))
-    writer = LocalBlobs(root, sync_every_bytes=1000).create()
-    for _ in range(25):
-        writer.write(bytes(100))
-    assert syncs == [1000, 2000]
-    writer.discard()
+def test_a_named_part_outlives_its_process_and_is_hashed_again(root: Path) -> None:
+    first = LocalBlobs(root).part("job.1")
+    first.write(CONTENT[:3])
+    first.suspend()
+    again = LocalBlobs(root)
+    assert [(part.name, part.size_bytes) for part in again.parts()] == [("job.1", 3)]
+    writer = again.part("job.1")
+    assert writer.resume() == 3
+    writer.write(CONTENT[3:])
+    assert writer.commit(SHELF)
+    assert read(again, DIGEST) == CONTENT
+    assert again.parts() == []
+
+
+def test_a_part_is_not_read_again_in_one_life_of_the_process(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LocalBlobs(root).part("job.1")
+    writer.write(CONTENT[:3])
+    writer.suspend()
+    monkeypatch.setattr(LocalWriter, "_hash_again", fail_with(errno.EIO))
+    assert writer.resume() == 3
+    writer.write(CONTENT[3:])
+    assert writer.commit(SHELF)
+
+
+def test_a_part_whose_file_is_gone_starts_anew(root: Path) -> None:
+    writer = LocalBlobs(root).part("job.1")
+    writer.write(b"gone")
+    writer.suspend()
+    (root / ".incoming" / "part-job.1").unlink()
+    assert writer.resume() == 0
+    writer.write(CONTENT)
+    assert (writer.digest(), writer.commit(SHELF)) == (DIGEST, True)
+
+
+def test_other_bytes_hashed_than_written_are_never_kept(root: Path) -> None:
+    writer = LocalBlobs(root).create()
+    writer.append(CONTENT)
+    with pytest.raises(ValueError, match="were hashed and"):
+        writer.commit(SHELF)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "a b", "x" * 201])
+def test_what_is_no_name_of_a_part_is_refused(root: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="no name of a part"):
+        LocalBlobs(root).part(name)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
@@ -173,10 +212,10 @@ def test_content_is_durable_before_its_name_and_its_name_before_the_answer(
     assert calls == names[2:]
 
 
-def test_discarding_waits_for_a_running_write(
+def test_discarding_waits_for_a_running_sync(
     root: Path, incoming: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the write would go to a descriptor that is closed, or that another file was given meanwhile."""
+    """Else the sync would go to a descriptor that is closed, or that another file was given meanwhile."""
     in_sync, go_on = threading.Event(), threading.Event()
 
     def slow_sync(_: int) -> None:
@@ -184,15 +223,16 @@ def test_discarding_waits_for_a_running_write(
         assert go_on.wait(timeout=30)
 
     monkeypatch.setattr(local, "sync_data", slow_sync)
-    writer = LocalBlobs(root, incoming=incoming, sync_every_bytes=1).create()
-    writing = threading.Thread(target=writer.write, args=(CONTENT,))
+    writer = LocalBlobs(root, incoming=incoming).create()
+    writer.write(CONTENT)
+    syncing = threading.Thread(target=writer.sync)
     discarding = threading.Thread(target=writer.discard)
-    writing.start()
+    syncing.start()
     assert in_sync.wait(timeout=30)
     discarding.start()
     assert len(list(incoming.iterdir())) == 1
     go_on.set()
-    writing.join(timeout=30)
+    syncing.join(timeout=30)
     discarding.join(timeout=30)
     assert list(incoming.iterdir()) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -12,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from cis490.digest import sha256_bytes
 from tests.factories.fake_receiver import TIMEOUT_S, TOKEN, FakeReceiver, lease
-from tests.factories.processes import is_alive, pid_in, wait_until
+from tests.factories.processes import is_alive, pid_in, state_of, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and PR_SET_PDEATHSIG")
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = "d" * 64
@@ -24,12 +29,12 @@ DATASET = "d" * 64
 class Process:
     """A running worker; its log goes to a file."""
 
-    def __init__(self, receiver: FakeReceiver, folder: Path) -> None:
+    def __init__(self, receiver: FakeReceiver, folder: Path, *options: str) -> None:
         self.log = folder / "worker.log"
         command = [
             sys.executable, "-m", "training.fleet.worker", "--receiver-url", receiver.url, "--host", "lab-a",
             "--state-dir", str(folder / "state"), "--poll-s", "0.1",
-            "--trainer-module", "tests.factories.stub_trainer",
+            "--trainer-module", "tests.factories.stub_trainer", *options,
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=log)
@@ -44,7 +49,7 @@ class Process:
         return words in self.log.read_text("utf-8")
 
 
-Start = Callable[[], Process]
+Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -59,8 +64,8 @@ def start(receiver: FakeReceiver, tmp_path: Path) -> Iterator[Start]:
     (tmp_path / "state/datasets" / DATASET).mkdir(parents=True)
     started: list[Process] = []
 
-    def begin() -> Process:
-        started.append(Process(receiver, tmp_path))
+    def begin(*options: str) -> Process:
+        started.append(Process(receiver, tmp_path, *options))
         return started[-1]
 
     yield begin
@@ -75,6 +80,20 @@ def waiting(folder: Path, **more: Any) -> dict[str, Any]:
     """Makes the stub trainer write its pid and its child's, and wait for the file `go`."""
     names = {"pid": "trainer", "grandchild": "grandchild", "wait_for": "go"}
     return {"hyper": {key: str(folder / name) for key, name in names.items()} | more}
+
+
+def guards_of(folder: Path) -> list[int]:
+    """The guards of workers in this folder; their environment names it, like that of all that they started."""
+    mark = sha256_bytes(str((folder / "state").resolve()).encode()).encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (
+                b"guard_main" in (process / "cmdline").read_bytes()
+                and mark in (process / "environ").read_bytes()
+            ):
+                found.append(int(process.name))
+    return found
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -140,25 +159,102 @@ def test_an_idle_worker_that_waits_at_the_receiver_stops_at_once(
     answer.set()
 
 
-def test_kill_leaves_no_trainer_and_the_next_worker_gives_the_job_back(
+def test_kill_leaves_no_process_and_the_next_worker_gives_the_job_back(
     receiver: FakeReceiver, start: Start, tmp_path: Path
 ) -> None:
-    if sys.platform != "linux":
-        pytest.skip("PR_SET_PDEATHSIG is Linux")
     receiver.jobs.append(lease(**waiting(tmp_path)))
     worker = start()
     trainer, grandchild = pid_in(tmp_path / "trainer"), pid_in(tmp_path / "grandchild")
     worker.signal(signal.SIGKILL)
     assert worker.code() == -signal.SIGKILL
-    wait_until(lambda: not is_alive(trainer), "the trainer's end")
+    wait_until(lambda: not is_alive(trainer) and not is_alive(grandchild), "the end of the tree")
+    wait_until(lambda: guards_of(tmp_path) == [], "the guard's end")
     start()
     receiver.wait_for("claim", 2)
     assert receiver.verbs()[:3] == ["claim", "release", "claim"]
-    wait_until(
-        lambda: not is_alive(grandchild),
-        "the grandchild, which outlived the trainer and is known by its mark",
-    )
     assert leftovers(tmp_path) == []
+
+
+@linux_only
+def test_a_guard_that_is_stopped_is_found_and_killed_by_the_next_worker(
+    receiver: FakeReceiver, start: Start, tmp_path: Path
+) -> None:
+    receiver.jobs.append(lease(**waiting(tmp_path)))
+    worker = start()
+    trainer, grandchild = pid_in(tmp_path / "trainer"), pid_in(tmp_path / "grandchild")
+    (guard,) = guards_of(tmp_path)
+    os.kill(guard, signal.SIGSTOP)
+    worker.signal(signal.SIGKILL)
+    assert worker.code() == -signal.SIGKILL
+    start()
+    receiver.wait_for("claim", 2)
+    assert receiver.verbs()[:3] == ["claim", "release", "claim"]
+    wait_until(lambda: not any(map(is_alive, (guard, trainer, grandchild))), "the end of the tree")
+
+
+@linux_only
+def test_kill_of_the_guard_leaves_no_process_and_the_job_is_tried_again(
+    receiver: FakeReceiver, start: Start, tmp_path: Path
+) -> None:
+    receiver.jobs.append(lease(**waiting(tmp_path)))
+    worker = start()
+    trainer, grandchild = pid_in(tmp_path / "trainer"), pid_in(tmp_path / "grandchild")
+    receiver.jobs.append(lease(epoch=2))
+    (guard,) = guards_of(tmp_path)
+    os.kill(guard, signal.SIGKILL)
+    wait_until(lambda: not is_alive(trainer) and not is_alive(grandchild), "the end of the tree")
+    receiver.wait_for("complete")
+    assert receiver.verbs()[:3] == ["claim", "release", "claim"]
+    assert receiver.of("release")[0].body["reason"].startswith("the trainer's guard was killed")
+    assert worker.process.poll() is None
+
+
+@linux_only
+def test_an_outage_longer_than_the_lease_freezes_the_trainer_and_its_end_thaws_it(
+    receiver: FakeReceiver, start: Start, tmp_path: Path
+) -> None:
+    receiver.jobs.append(lease(heartbeat_s=0.2, **waiting(tmp_path)) | {"lease_s": 2.0})
+    worker = start()
+    trainer = pid_in(tmp_path / "trainer")
+    receiver.down = True
+    wait_until(lambda: worker.says("event=job.frozen"), "the freeze")
+    assert state_of(trainer) == "T"
+    (tmp_path / "go").touch()
+    receiver.down = False
+    receiver.wait_for("complete")
+    assert worker.says("event=job.thawed")
+    assert receiver.of("complete")[0].body["duration_s"] < 15
+
+
+@linux_only
+def test_a_trainer_that_was_frozen_for_too_long_is_given_back(
+    receiver: FakeReceiver, start: Start, tmp_path: Path
+) -> None:
+    receiver.jobs.append(lease(heartbeat_s=0.2, **waiting(tmp_path)) | {"lease_s": 2.0})
+    worker = start("--max-frozen-s", "1")
+    trainer, grandchild = pid_in(tmp_path / "trainer"), pid_in(tmp_path / "grandchild")
+    receiver.answer["heartbeat"] = lambda seen: (503, {"error": "busy"})
+    receiver.wait_for("release")
+    assert receiver.of("release")[0].body["reason"] == (
+        "the trainer was ended because it was frozen for more than 1 s, waiting for the receiver"
+    )
+    assert worker.process.poll() is None
+    wait_until(lambda: not is_alive(trainer) and not is_alive(grandchild), "the end of the tree")
+
+
+@linux_only
+def test_a_frozen_trainer_whose_job_was_given_away_is_killed(
+    receiver: FakeReceiver, start: Start, tmp_path: Path
+) -> None:
+    receiver.jobs.append(lease(heartbeat_s=0.2, **waiting(tmp_path)) | {"lease_s": 2.0})
+    worker = start()
+    trainer, grandchild = pid_in(tmp_path / "trainer"), pid_in(tmp_path / "grandchild")
+    receiver.down = True
+    wait_until(lambda: worker.says("event=job.frozen"), "the freeze")
+    receiver.answer["heartbeat"] = lambda seen: (410, {"error": "gone", "reason": "given to lab-b"})
+    receiver.down = False
+    wait_until(lambda: not is_alive(trainer) and not is_alive(grandchild), "the end of the tree")
+    assert not worker.says("event=job.thawed")
 
 
 def test_a_lost_lease_ends_the_trainer_and_the_work_is_dropped(
@@ -187,7 +283,8 @@ def test_training_goes_on_through_an_outage_and_the_result_is_delivered_after_it
     receiver.wait_until(lambda: any(one.verb == "model" for one in receiver.hung_up), "an upload in vain")
     receiver.down = False
     receiver.wait_for("complete")
-    assert receiver.verbs()[:3] == ["claim", "model", "complete"]
+    asked = [verb for verb in receiver.verbs() if verb != "upload"]  # how far an interrupted one had got
+    assert asked[:3] == ["claim", "model", "complete"]
 
 
 def test_a_result_outlives_its_worker_and_is_delivered_before_the_next_claim(

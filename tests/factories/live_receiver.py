@@ -13,8 +13,10 @@ from typing import Any
 
 import uvicorn
 
+from cis490.ballast import Ballast
 from cis490.clock import Clock, SystemClock
 from training.fleet import manifest as manifests
+from training.fleet.connections import server_config
 from training.fleet.queue import JobQueue
 from training.fleet.receiver import ListenAddress, bind, make_app
 from training.fleet.store import ModelStore
@@ -77,6 +79,7 @@ def live_receiver(
     clock: Clock | None = None,
     stale_after_s: float = 600.0,
     max_artifact_bytes: int = 1 << 20,
+    ballast: Ballast | None = None,
 ) -> Iterator[LiveReceiver]:
     """Start a receiver over `folder` with this manifest text (its jobs are in the queue), stop it at the end."""
     path = folder / "manifest.toml"
@@ -85,13 +88,10 @@ def live_receiver(
     store = ModelStore(folder / "models", folder / "incoming", folder / "models" / "index.jsonl")
     app = make_app(
         queue=queue, store=store, manifest_path=path, operator_token=operator_token,
-        max_artifact_bytes=max_artifact_bytes,
+        max_artifact_bytes=max_artifact_bytes, ballast=ballast,
     )  # fmt: skip
     bound = bind(ListenAddress(port=0))
-    config = uvicorn.Config(
-        app, http="httptools", loop="asyncio", ws="none", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     running = LiveReceiver(bound.getsockname()[1], queue, store, path, folder / "models")

@@ -9,13 +9,18 @@ from pathlib import Path
 TIMEOUT_S = 15.0
 
 
-def is_alive(pid: int) -> bool:
-    """Whether the process still runs; a zombie has ended and only waits to be asked for its exit code."""
+def state_of(pid: int) -> str:
+    """As proc_pid_stat(5) has it: R, S, T (stopped), Z (zombie), ...; X when there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+        return "X"
+    return stat.rpartition(")")[2].split()[0]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process still runs; a zombie has ended and only waits to be asked for its exit code."""
+    return state_of(pid) not in ("Z", "X")
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.property.test_why_equals_claim import capabilities
+from tests.property.fleets import capabilities
 from training.fleet.eligibility import HostView, Requirement, Rules, checks, fits, ripened
 
 requirements = st.builds(

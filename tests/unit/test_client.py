@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.factories.fake_receiver import TOKEN, FakeReceiver, lease
+from tests.factories.fake_receiver import TOKEN, FakeReceiver, Seen, lease
 from training.fleet.client import (
     FleetClient,
     FleetError,
@@ -265,6 +266,77 @@ def test_bytes_damaged_on_the_way_are_worth_sending_again(
         client.upload(JOB, TOKEN, bundle, "0" * 64)
     assert caught.value.reason == "sha-mismatch"
     assert retry_reason(caught.value) == "the bytes were damaged on the way"
+
+
+def test_a_large_upload_goes_on_where_the_receiver_says(
+    receiver: FakeReceiver, client: FleetClient, bundle: Path
+) -> None:
+    receiver.answer["upload"] = lambda seen: (200, {"ok": True, "offset": 1_000_000})
+    receiver.answer["model"] = lambda seen: (201, {"status": "stored"})
+    reports: list[tuple[int, int]] = []
+    client.upload(JOB, TOKEN, bundle, sha(bundle), lambda done, total: reports.append((done, total)))
+    seen, size = receiver.of("model")[0], bundle.stat().st_size
+    assert seen.headers["Content-Range"] == f"bytes 1000000-{size - 1}/{size}"
+    assert seen.raw == bundle.read_bytes()[1_000_000:]
+    assert reports[-1] == (size, size)
+    asked = receiver.of("upload")[0]
+    assert (asked.headers["X-Content-SHA256"], asked.headers["X-Lease-Token"]) == (sha(bundle), TOKEN)
+
+
+def test_a_small_upload_asks_nothing(receiver: FakeReceiver, client: FleetClient, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(b"small")
+    assert client.upload(JOB, TOKEN, small, sha(small)) == "stored"
+    assert receiver.verbs() == ["model"]
+
+
+def test_an_upload_that_the_receiver_has_stored_for_this_lease_is_not_sent_again(
+    receiver: FakeReceiver, client: FleetClient, bundle: Path
+) -> None:
+    receiver.answer["upload"] = lambda seen: (200, {"ok": True, "offset": 5, "status": "stored"})
+    assert client.upload(JOB, TOKEN, bundle, sha(bundle)) == "already-present"
+    assert receiver.verbs() == ["upload"]
+
+
+def test_an_upload_of_which_all_bytes_came_is_ended_with_an_empty_body(
+    receiver: FakeReceiver, client: FleetClient, bundle: Path
+) -> None:
+    size = bundle.stat().st_size
+    receiver.answer["upload"] = lambda seen: (200, {"ok": True, "offset": size})
+    receiver.answer["model"] = lambda seen: (201, {"status": "stored"})
+    client.upload(JOB, TOKEN, bundle, sha(bundle))
+    seen = receiver.of("model")[0]
+    assert (seen.headers["Content-Range"], seen.raw) == (f"bytes */{size}", b"")
+
+
+def test_a_corrected_offset_is_believed_and_one_that_makes_no_sense_starts_anew(
+    receiver: FakeReceiver, client: FleetClient, bundle: Path
+) -> None:
+    receiver.answer["upload"] = lambda seen: (200, {"ok": True, "offset": 1_000_000})
+    told = iter([2_000_000, 10**12])
+
+    def answer(seen: Seen) -> tuple[int, dict[str, object]]:
+        offset = next(told, None)
+        return (201, {"status": "stored"}) if offset is None else (416, {"error": "no", "offset": offset})
+
+    receiver.answer["model"] = answer
+    client.upload(JOB, TOKEN, bundle, sha(bundle))
+    ranges = [seen.headers.get("Content-Range", "whole").partition("-")[0] for seen in receiver.of("model")]
+    assert ranges == ["bytes 1000000", "bytes 2000000", "whole"]
+
+
+def test_a_receiver_that_names_ever_other_offsets_is_not_asked_for_ever(
+    receiver: FakeReceiver, client: FleetClient, bundle: Path
+) -> None:
+    receiver.answer["upload"] = lambda seen: (200, {"ok": True, "offset": 1})
+    offsets = itertools.count(2)
+    receiver.answer["model"] = lambda seen: (
+        (416, {"error": "no", "offset": next(offsets)})
+        if "Content-Range" in seen.headers
+        else (201, {"status": "stored"})
+    )
+    assert client.upload(JOB, TOKEN, bundle, sha(bundle)) == "stored"
+    assert len(receiver.of("model")) == 7
 
 
 class RefusesAtOnce(BaseHTTPRequestHandler):

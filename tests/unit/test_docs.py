@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *DESIGN_PAGES]
 TABLES = ("dependencies.md",)
 """Pages of docs/design/ that are a list and not a decision."""
 MAX_DESIGN_LINES = 60
-EXPANDED = {"job.*": ("job.cancel", "job.requeue")}
+EXPANDED = {"job.*": ("job.cancel", "job.requeue"), "host.*": ("host.drain", "host.undrain")}
 """Event names that the code puts together, and what they become."""
 
 

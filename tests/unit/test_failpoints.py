@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,14 @@ def test_kill_ends_the_process_at_that_place() -> None:
     )
     assert done.returncode == -9
     assert "two" not in done.stdout
+
+
+def test_processes_that_share_tickets_strike_as_often_as_there_are_tickets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1").touch()
+    monkeypatch.setenv(failpoints.TICKETS_VARIABLE, str(tmp_path))
+    with pytest.raises(OSError, match="failpoint x"):
+        strike(Armed("x", "broken", 1))
+    strike(Armed("x", "broken", 1))
+    assert not any(tmp_path.iterdir())

@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 
 from cis490.clock import ManualClock
-from tests.factories.processes import is_alive, pid_in, wait_until
-from training.fleet.guard import MARK, TrainerCommand, TrainerRun, count_oom_kills, kill_marked
+from tests.factories.processes import is_alive, pid_in, state_of, wait_until
+from training.fleet.capability import CODE_ROOT
+from training.fleet.guard import TrainerRun, count_oom_kills
+from training.fleet.guard_rules import Limits
+from training.fleet.guard_wire import MARK, TrainerCommand
+from training.fleet.guarded_run import kill_marked, metrics_in
 from training.fleet.outcome import (
     FAIL_CLASS_OF,
     ProgressReader,
@@ -24,6 +28,7 @@ from training.fleet.outcome import (
     error_text,
     fail_class,
     fail_request,
+    result_of,
 )
 from training.fleet.wire import MAX_ERROR_CHARS
 
@@ -53,7 +58,8 @@ def start(tmp_path: Path, clock: ManualClock) -> Iterator[Start]:
         for flag, name in paths.items():
             argv += [flag, str(tmp_path / name)]
         oom_kills = command.pop("oom_kills", None)
-        given = TrainerCommand(argv, tmp_path / "progress", mark=f"mark-{tmp_path.name}", **command)
+        limits = Limits(**{name: command.pop(name) for name in Limits.__slots__ if name in command})
+        given = command_for(argv, tmp_path, limits=limits, **command)
         runs.append(TrainerRun(given, clock=clock, oom_kills=oom_kills))
         return runs[-1]
 
@@ -63,20 +69,24 @@ def start(tmp_path: Path, clock: ManualClock) -> Iterator[Start]:
         end_of(run)
 
 
+def command_for(argv: list[str], folder: Path, **more: Any) -> TrainerCommand:
+    return TrainerCommand(argv, str(folder / "progress"), f"mark-{folder.name}", str(CODE_ROOT), **more)
+
+
 def end_of(run: TrainerRun) -> RunResult:
     wait_until(lambda: run.poll() == "ended", "the trainer's end")
-    return run.result()
+    return result_of(run.end(), {})
 
 
 # -- a run from start to end -------------------------------------------------------------------------------
 
 
-def test_a_run_that_succeeds_tells_what_it_used(start: Start, clock: ManualClock) -> None:
+def test_a_run_that_succeeds_tells_what_it_used(start: Start, clock: ManualClock, tmp_path: Path) -> None:
     run = start({"progress": [{"event": "result", "metric": {"roc_auc": 0.9}}]})
-    clock.advance(12.5)
+    clock.advance(7.5)
     result = end_of(run)
-    assert (result.exit_code, result.succeeded, result.duration_s) == (0, True, 12.5)
-    assert result.metrics == {"roc_auc": 0.9}
+    assert (result.exit_code, result.succeeded, result.duration_s) == (0, True, 7.5)
+    assert metrics_in(tmp_path / "progress") == {"roc_auc": 0.9}
     assert result.peak_rss_mib is not None
     assert 3 < result.peak_rss_mib < 500
     assert result.cpu_s is not None
@@ -90,16 +100,11 @@ def test_a_failing_run_tells_its_last_words(start: Start) -> None:
     assert error_text(result).splitlines()[0] == "run: lab-a/1.episode is cut short (exit code 65)"
 
 
-def test_progress_is_seen_while_the_trainer_runs(start: Start, tmp_path: Path) -> None:
-    lines = [{"event": "start", "total": 10, "unit": "round"}, {"event": "progress", "step": 4, "total": 10}]
-    run = start({"progress": lines, "wait_for": str(tmp_path / "go")})
-    wait_until(
-        lambda: run.poll() == "running" and run.progress is not None and run.progress.step == 4, "step 4"
-    )
-    assert run.progress is not None
-    assert run.progress.unit == "round"
+def test_there_is_no_end_before_the_end(start: Start, tmp_path: Path) -> None:
+    run = start({"wait_for": str(tmp_path / "go")})
+    assert run.poll() == "running"
     with pytest.raises(RuntimeError, match="has not ended yet"):
-        run.result()
+        run.end()
 
 
 def test_only_the_end_of_a_long_stderr_is_kept(start: Start) -> None:
@@ -108,12 +113,9 @@ def test_only_the_end_of_a_long_stderr_is_kept(start: Start) -> None:
     assert result.stderr.endswith("the end\n")
 
 
-@linux_only
 def test_a_program_that_cannot_be_started_says_so(tmp_path: Path, clock: ManualClock) -> None:
-    command = TrainerCommand(["/no/such/python"], tmp_path / "progress", mark="x")
-    result = end_of(TrainerRun(command, clock=clock))
-    assert result.exit_code == 1
-    assert "cannot start /no/such/python: No such file or directory" in error_text(result)
+    with pytest.raises(FileNotFoundError, match="/no/such/python"):
+        TrainerRun(command_for(["/no/such/python"], tmp_path), clock=clock)
 
 
 def test_the_trainer_does_not_get_the_operators_token(
@@ -121,7 +123,7 @@ def test_the_trainer_does_not_get_the_operators_token(
 ) -> None:
     monkeypatch.setenv("CIS490_OPERATOR_TOKEN", "secret")
     code = "import os, sys; sys.exit('CIS490_OPERATOR_TOKEN' in os.environ)"
-    command = TrainerCommand([sys.executable, "-c", code], tmp_path / "progress", mark="x")
+    command = command_for([sys.executable, "-c", code], tmp_path)
     assert end_of(TrainerRun(command, clock=clock)).exit_code == 0
 
 
@@ -175,27 +177,6 @@ def test_kill_ends_the_tree_at_once(start: Start, tmp_path: Path) -> None:
 
 
 @linux_only
-def test_the_trainer_dies_with_its_worker(tmp_path: Path) -> None:
-    """kill -9 gives the worker no chance to clean up; the kernel does it."""
-    code = (
-        "import sys, signal\nfrom pathlib import Path\nfrom cis490.clock import SystemClock\n"
-        "from training.fleet.guard import TrainerCommand, TrainerRun\n"
-        "argv = [sys.executable, '-c', 'import signal; signal.pause()']\n"
-        "run = TrainerRun(TrainerCommand(argv, Path('/nowhere'), mark='x'), clock=SystemClock())\n"
-        "print(run.pid, flush=True)\nsignal.pause()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as worker:
-        assert worker.stdout is not None
-        trainer = int(worker.stdout.readline())
-        wait_until(
-            lambda: b"guard_exec" not in Path(f"/proc/{trainer}/cmdline").read_bytes(), "the trainer itself"
-        )
-        assert is_alive(trainer)
-        worker.kill()
-    wait_until(lambda: not is_alive(trainer), "the trainer's end")
-
-
-@linux_only
 def test_marked_processes_are_found_wherever_they_moved_to() -> None:
     command = [sys.executable, "-c", "import signal; signal.pause()"]
     with (
@@ -232,11 +213,14 @@ def test_a_run_without_progress_is_stalled_and_progress_keeps_it_going(
     run = start({"wait_for": str(tmp_path / "never"), "pid": str(tmp_path / "pid")}, stall_s=20)
     pid_in(tmp_path / "pid")
     for step in range(4):
-        clock.advance(15)
         with (tmp_path / "progress").open("a") as progress:
             progress.write(json.dumps({"step": step}) + "\n")
-        assert run.poll() == "running"
-    clock.advance(21)
+        for _ in range(2):
+            assert run.poll() == "running"
+            clock.advance(9)
+    for _ in range(3):
+        run.poll()
+        clock.advance(1)
     assert run.poll() in ("ending", "ended")
     assert fail_class(end_of(run)) == "stalled"
 
@@ -248,6 +232,108 @@ def test_time_asleep_counts_against_no_limit(start: Start, tmp_path: Path, clock
     assert run.poll() == "running"
     (tmp_path / "go").touch()
     assert end_of(run).succeeded
+
+
+@linux_only
+def test_a_trainer_outside_its_lease_is_frozen_and_goes_on_inside_it(
+    start: Start, tmp_path: Path, clock: ManualClock
+) -> None:
+    run = start({"wait_for": str(tmp_path / "go")}, lease_s=60, deadline_s=clock.now_s() + 60)
+    clock.advance(58)
+    assert run.poll() == "running"
+    clock.advance(1)
+    assert run.poll() == "frozen"
+    wait_until(lambda: state_of(run.pid) == "T", "the stop")
+    (tmp_path / "go").touch()
+    clock.advance(3600)
+    assert run.poll() == "frozen"
+    run.confirm(clock.now_s() - 1)  # an answer that came too late itself
+    assert run.poll() == "frozen"
+    run.confirm(clock.now_s() + 60)
+    assert run.poll() in ("running", "ended")
+    end_of(run)
+    assert (run.end().exit_code, run.end().frozen_s) == (0, 3600)
+
+
+@linux_only
+def test_time_frozen_counts_against_neither_timeout_nor_stall(
+    start: Start, tmp_path: Path, clock: ManualClock
+) -> None:
+    do = {"wait_for": str(tmp_path / "go"), "pid": str(tmp_path / "pid")}
+    run = start(do, lease_s=8, deadline_s=clock.now_s() + 8, timeout_s=20, stall_s=20)
+    pid_in(tmp_path / "pid")
+    clock.advance(7)
+    assert run.poll() == "frozen"
+    for _ in range(100):
+        clock.advance(5)
+        assert run.poll() == "frozen"
+    run.confirm(clock.now_s() + 100)
+    clock.advance(5)
+    assert run.poll() == "running"
+    (tmp_path / "go").touch()
+    end_of(run)
+    assert run.end().duration_s == 7
+    assert run.end().exit_code == 0
+
+
+@linux_only
+@pytest.mark.parametrize(("is_inside", "expected"), [(True, (75, None)), (False, (None, signal.SIGKILL))])
+def test_a_frozen_trainer_may_end_itself_inside_its_lease_only(
+    start: Start, tmp_path: Path, clock: ManualClock, is_inside: bool, expected: tuple[int | None, int | None]
+) -> None:
+    do = {"wait_for": str(tmp_path / "never"), "pid": str(tmp_path / "pid")}
+    run = start(do, lease_s=60, deadline_s=clock.now_s() + 60)
+    pid_in(tmp_path / "pid")
+    clock.advance(60)
+    assert run.poll() == "frozen"
+    if is_inside:
+        run.confirm(clock.now_s() + 60)
+    run.terminate()
+    result = end_of(run)
+    assert (result.exit_code, result.signal_number) == expected
+    assert result.ended_by == "asked"
+
+
+@linux_only
+def test_a_trainer_that_is_ending_is_killed_when_its_lease_runs_out(
+    start: Start, tmp_path: Path, clock: ManualClock
+) -> None:
+    do = {"wait_for": str(tmp_path / "never"), "on_term": "ignore", "pid": str(tmp_path / "pid")}
+    run = start(do, lease_s=20, deadline_s=clock.now_s() + 20, grace_s=3600)
+    pid_in(tmp_path / "pid")
+    run.terminate()
+    clock.advance(19)
+    assert end_of(run).signal_number == signal.SIGKILL
+
+
+@linux_only
+def test_a_trainer_that_is_frozen_for_too_long_is_given_up(
+    start: Start, tmp_path: Path, clock: ManualClock
+) -> None:
+    run = start(
+        {"wait_for": str(tmp_path / "never")}, lease_s=60, deadline_s=clock.now_s() + 60, max_frozen_s=100
+    )
+    clock.advance(60)
+    assert run.poll() == "frozen"
+    clock.advance(101)
+    result = end_of(run)
+    assert (result.ended_by, result.limit_s, result.signal_number) == ("frozen", 100, signal.SIGKILL)
+    assert "frozen for more than 100 s" in error_text(result)
+
+
+@linux_only
+def test_a_process_that_somebody_wakes_is_frozen_again(
+    start: Start, tmp_path: Path, clock: ManualClock
+) -> None:
+    run = start({"wait_for": str(tmp_path / "never")}, lease_s=60, deadline_s=clock.now_s() + 60)
+    clock.advance(60)
+    assert run.poll() == "frozen"
+    wait_until(lambda: state_of(run.pid) == "T", "the stop")
+    os.kill(run.pid, signal.SIGCONT)
+    wait_until(lambda: state_of(run.pid) != "T", "the wake-up")
+    clock.advance(2)
+    run.poll()
+    wait_until(lambda: state_of(run.pid) == "T", "the second stop")
 
 
 # -- what an end means -------------------------------------------------------------------------------------
@@ -302,10 +388,10 @@ def test_a_crash_is_the_programs_fault(start: Start, tmp_path: Path) -> None:
 def test_the_kernels_count_of_oom_kills_is_read(tmp_path: Path) -> None:
     vmstat = tmp_path / "vmstat"
     vmstat.write_text("nr_free_pages 5\noom_kill 12\noom_kill_other 3\n")
-    assert count_oom_kills(vmstat) == 12
+    assert count_oom_kills(str(vmstat)) == 12
     vmstat.write_text("nr_free_pages 5\n")
-    assert count_oom_kills(vmstat) is None
-    assert count_oom_kills(tmp_path / "none") is None
+    assert count_oom_kills(str(vmstat)) is None
+    assert count_oom_kills(str(tmp_path / "none")) is None
 
 
 def test_the_error_text_holds_a_long_tail_within_the_limit() -> None:

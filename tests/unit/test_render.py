@@ -189,6 +189,31 @@ class TestShow:
         assert "1.2      pi    1 min ago  42 s  812 MiB   40 s  FAILED (oom): boom" in lines
         assert any(line.endswith("fail   running -> failed") for line in lines)
 
+    def test_every_attempt_of_every_generation_has_host_cause_duration_and_memory(self) -> None:
+        def attempt(epoch: int, host: str, outcome: str | None, **more: Any) -> Json:
+            start = NOW_S - 1000
+            row = {"generation": 1 + epoch // 4, "epoch": epoch, "host": host, "claimed_at": start}
+            return row | {"outcome": outcome, "ended_at": start + 60 * epoch if outcome else None} | more
+
+        lost = "b stopped reporting: no heartbeat for 600 s (attempt 2)"
+        log = [
+            attempt(
+                1, "a", "failed", fail_class="oom", error="out of memory", duration_s=42, peak_rss_mib=812
+            ),
+            attempt(2, "b", "lapsed", error=lost),
+            attempt(3, "a", "cancelled"),
+            attempt(4, "c", None),
+        ]
+        lines = render_job.show(View(NOW_S, 160), in_full(job(status="running"), attempts_log=log))
+        at = next(number for number, line in enumerate(lines) if line.startswith("ATTEMPT")) + 1
+        assert [line.split("  ", 1)[0] for line in lines[at : at + 4]] == ["1.1", "1.2", "1.3", "2.4"]
+        text = "\n".join(" ".join(line.split()) for line in lines[at : at + 5])
+        assert "42 s 812 MiB - FAILED (oom): out of memory" in text
+        assert f"2 min* - - lapsed: {lost}" in text
+        assert "3 min* - - cancelled" in text
+        assert "16 min so far - - live" in text
+        assert text.endswith("* from claim to end; the worker did not say how long its training took")
+
     def test_a_removed_job_is_named_by_its_id_in_commands(self) -> None:
         row = job(held=True, status="cancelled")
         assert render_job.show(SCREEN, in_full(row))[-1] == f"next: cis490-jobs requeue {row['job_id'][:12]}"

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ async def upload(
     worker: str = "lab-1",
     max_bytes: int = 1 << 30,
     provenance: Mapping[str, object] | None = None,
+    offset: int | None = None,
+    is_last: bool = True,
 ) -> IngestResult:
     return await store.ingest_stream(
         job_id=job_id,
@@ -81,6 +84,8 @@ async def upload(
         epoch=3,
         generation=2,
         provenance=provenance,
+        offset=offset,
+        is_last=is_last,
     )
 
 
@@ -207,37 +212,107 @@ def test_a_body_over_the_limit_is_not_read_further_and_leaves_nothing(
     assert files_below(root) == before
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_a_client_that_disconnects_leaves_nothing(
-    store: ModelStore, index: Path, incoming: Path, known: bool
+def test_what_a_client_sent_before_it_disconnected_is_kept_and_continued(
+    reopen: OpenStore, index: Path, incoming: Path
 ) -> None:
-    if known:
-        asyncio.run(upload(store))
+    store = reopen()
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(upload(store, stream(CONTENT[:3000], error=ConnectionResetError())))
+    assert rows(index) == []
+    assert [path.read_bytes() for path in incoming.iterdir()] == [CONTENT[:3000]]
+    for later in (store, reopen()):  # in the same life of the process, and in the next one
+        assert asyncio.run(later.offset_of(JOB, 3, DIGEST)) == 3000
+        assert asyncio.run(later.offset_of(JOB, 3)) == 3000
+        assert asyncio.run(later.offset_of(JOB, 4, DIGEST)) == 0
+    result = asyncio.run(upload(reopen(), stream(CONTENT[3000:]), offset=3000))
+    assert (result.status, result.size_bytes) == ("stored", len(CONTENT))
+    assert files_below(incoming) == []
+
+
+def test_a_client_that_disconnects_while_it_proves_a_known_artifact_leaves_no_file(
+    store: ModelStore, index: Path, incoming: Path
+) -> None:
+    asyncio.run(upload(store))
     before = rows(index)
     with pytest.raises(ConnectionResetError):
-        asyncio.run(upload(store, stream(bytes(3 << 20), error=ConnectionResetError())))
+        asyncio.run(upload(store, stream(CONTENT[:3000], error=ConnectionResetError())))
     assert files_below(incoming) == []
     assert rows(index) == before
+    result = asyncio.run(upload(store, stream(CONTENT[3000:]), offset=3000))
+    assert result.status == "already-present"
 
 
-def test_a_cancelled_upload_leaves_nothing(store: ModelStore, root: Path, incoming: Path) -> None:
+def test_a_cancelled_upload_keeps_what_came(store: ModelStore, root: Path, incoming: Path) -> None:
     async def cancel_in_the_middle() -> None:
         waiting = asyncio.Event()
 
         async def stalled() -> AsyncIterator[bytes]:
-            yield bytes(3 << 20)
+            yield CONTENT[:3000]
             waiting.set()
             await asyncio.Event().wait()
 
         task = asyncio.create_task(upload(store, stalled()))
         await waiting.wait()
-        assert len(files_below(incoming)) == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(cancel_in_the_middle())
-    assert files_below(incoming) == files_below(root) == []
+    assert files_below(root) == []
+    assert [path.read_bytes() for path in incoming.iterdir()] == [CONTENT[:3000]]
+
+
+@pytest.mark.parametrize("offset", [0, 2999, 3001])
+def test_a_wrong_offset_reads_nothing_and_names_the_right_one(
+    store: ModelStore, incoming: Path, offset: int
+) -> None:
+    asyncio.run(upload(store, stream(CONTENT[:3000]), offset=0, is_last=False))
+    refused = asyncio.run(upload(store, stream(error=AssertionError("was read")), offset=offset))
+    assert (refused.status, refused.size_bytes) == ("wrong-offset", 3000)
+    assert [path.read_bytes() for path in incoming.iterdir()] == [CONTENT[:3000]]
+
+
+def test_an_interrupted_upload_expires_after_a_day_or_with_its_attempt(
+    reopen: OpenStore, root: Path, incoming: Path, index: Path
+) -> None:
+    clock = ManualClock(wall_s=time.time())
+    store = ModelStore(root, incoming, index, reserve_bytes=0, clock=clock)
+
+    def left_after_expiry(*, live: bool) -> list[str]:
+        asyncio.run(upload(store, stream(CONTENT[:3000]), offset=None, is_last=False))
+        asked: list[tuple[str, int]] = []
+
+        def is_live(job_id: str, epoch: int) -> bool:
+            asked.append((job_id, epoch))
+            return live
+
+        asyncio.run(store.expire_partials(is_live))
+        assert set(asked) <= {(JOB, 3)}
+        return files_below(incoming)
+
+    assert len(left_after_expiry(live=True)) == 1
+    assert left_after_expiry(live=False) == []
+    clock.advance(24 * 3600 + 60.0)
+    assert left_after_expiry(live=True) == []
+    assert asyncio.run(store.offset_of(JOB, 3)) == 0
+
+
+def test_at_start_old_and_unknown_rests_go_and_young_parts_stay(
+    root: Path, incoming: Path, index: Path
+) -> None:
+    incoming.mkdir()
+    young, old = (incoming / f"part-{JOB}.{epoch}.{DIGEST}" for epoch in (1, 2))
+    for path in (young, old, incoming / "part-no-name-of-ours"):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    ModelStore(root, incoming, index, clock=ManualClock(wall_s=time.time()))
+    assert [path.name for path in incoming.iterdir()] == [young.name]
+
+
+def test_an_attempt_has_one_interrupted_upload_at_a_time(store: ModelStore, incoming: Path) -> None:
+    asyncio.run(upload(store, stream(CONTENT[:3000]), is_last=False))
+    asyncio.run(upload(store, stream(b"other"), expected=OTHER, is_last=False))
+    assert files_below(incoming) == [f"part-{JOB}.3.{OTHER}"]
 
 
 def test_uploads_of_one_artifact_at_once_give_one_file_and_a_row_each(
@@ -245,7 +320,9 @@ def test_uploads_of_one_artifact_at_once_give_one_file_and_a_row_each(
 ) -> None:
     async def all_at_once() -> list[IngestResult]:
         chunks = [CONTENT[at : at + 1000] for at in range(0, len(CONTENT), 1000)]
-        return await asyncio.gather(*(upload(store, stream(*chunks), worker=f"lab-{n}") for n in range(20)))
+        return await asyncio.gather(
+            *(upload(store, stream(*chunks), worker=f"lab-{n}", job_id=f"job-{n}") for n in range(20))
+        )
 
     results = asyncio.run(all_at_once())
     assert sorted(result.status for result in results) == ["already-present"] * 19 + ["stored"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,105 +12,16 @@ from typing import Any
 
 import pytest
 
-from cis490.clock import ManualClock
 from cis490.episodes.dataset import pack
 from tests.factories.fake_receiver import TOKEN, FakeReceiver, Json, Seen, lease
 from tests.factories.minimal_episode import episode_bytes
+from tests.factories.worker_bench import DATASET, Bench, left_behind
 from training.fleet import bundle
-from training.fleet.attempt import Tools, start_trainer
-from training.fleet.capability import Survey
-from training.fleet.client import FleetClient, FleetError, LeaseGone, Refused, Unreachable
+from training.fleet.client import FleetError, LeaseGone, Refused, Unreachable
 from training.fleet.delivery import verdict
-from training.fleet.stopping import Stop
-from training.fleet.types import Capability
 from training.fleet.wire import CompleteRequest, FailRequest, ReleaseRequest
-from training.fleet.worker import Surroundings, Worker
 from training.fleet.worker_settings import OPTIONS, SettingsError, WorkerSettings, read
 from training.fleet.worker_state import LeaseRecord, StateFolder
-
-DATASET = "d" * 64
-
-
-class QuickStop(Stop):
-    """Pauses take time on the test's clock only; `on_pause` lets the test act in them."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__()
-        self.pauses: list[float] = []
-        self.on_pause: Callable[[int], None] = lambda count: None
-        self._clock = clock
-
-    def wait(self, seconds: float) -> bool:
-        self.pauses.append(seconds)
-        self._clock.advance(max(0.0, seconds))
-        self.on_pause(len(self.pauses))
-        return self.requested
-
-
-class Bench:
-    """A worker with everything around it in the test's hands."""
-
-    def __init__(self, receiver: FakeReceiver, folder: Path) -> None:
-        self.receiver = receiver
-        self.clock = ManualClock()
-        self.stop = QuickStop(self.clock)
-        self.state = StateFolder(folder / "state")
-        self.surveys = 0
-        self.on_nap: Callable[[], None] = lambda: None
-        self.commit = "first"
-        self.settings = WorkerSettings(
-            receiver_url=receiver.url,
-            state_dir=self.state.root,
-            host="lab-a",
-            poll_s=5.0,
-            once=False,
-            exit_when_idle_s=0.0,
-            trainer_module="tests.factories.stub_trainer",
-            log_level="INFO",
-        )
-        self._ids = iter(f"id-{n}" for n in range(1, 100))
-        present = self.state.dataset(DATASET)
-        present.mkdir(exist_ok=True)
-        (present / "lab-a").mkdir(exist_ok=True)
-
-    def run(self, **settings: Any) -> None:
-        client = FleetClient(self.receiver.url, host="lab-a", timeout_s=5.0)
-        around = Surroundings(
-            self._survey,
-            lambda: self.commit,
-            self.clock,
-            self._nap,
-            lambda: 0.5,
-            lambda: next(self._ids),
-        )
-        tools = Tools(
-            client,
-            self.state,
-            self.stop,
-            self.clock,
-            around.sleep,
-            around.random01,
-            start_trainer,
-            self.settings.trainer_module,
-        )
-        Worker(replace(self.settings, **settings), client, self.state, self.stop, around, tools).run()
-
-    def leftovers(self) -> list[str]:
-        root = self.state.root
-        return sorted(
-            path.relative_to(root).as_posix()
-            for folder in (self.state.leases, self.state.spool, self.state.jobs)
-            for path in folder.iterdir()
-        )
-
-    def _nap(self, seconds: float) -> None:
-        """Give the trainer's process a moment, however long the worker wanted to wait."""
-        time.sleep(0.002)
-        self.on_nap()
-
-    def _survey(self) -> Survey:
-        self.surveys += 1
-        return Survey(Capability(hostname="lab-a", models=["gbt"]))
 
 
 @pytest.fixture
@@ -438,15 +348,6 @@ def test_a_lost_lease_ends_the_trainer_and_leaves_nothing_to_tell(bench: Bench, 
 
 
 # -- what a killed worker left -----------------------------------------------------------------------------
-
-
-def left_behind(
-    bench: Bench, name: str, ending: CompleteRequest | FailRequest | ReleaseRequest | None
-) -> LeaseRecord:
-    answer = lease(name)
-    record = LeaseRecord(answer["job_id"], name, 1, 30.0, f"token-of-{name}", ending)
-    (bench.state.job_folder(record)).mkdir()
-    return bench.state.save(record)
 
 
 def test_everything_owed_is_settled_before_the_first_claim_results_first(bench: Bench) -> None:

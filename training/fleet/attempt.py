@@ -11,18 +11,22 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from cis490.clock import Clock
 from cis490.episodes.dataset import DatasetError, unpack
+from cis490.failpoints import failpoint
 from cis490.logs import event
 from training.fleet import bundle
+from training.fleet.capability import CODE_ROOT
 from training.fleet.client import FleetError, Refused, backoff_s, retry_reason
-from training.fleet.guard import RunState, TrainerCommand, TrainerRun
+from training.fleet.guard_rules import EndReason, Limits, margin_s
+from training.fleet.guard_wire import TrainerCommand
+from training.fleet.guarded_run import CannotStart, GuardedRun, GuardLost, RunState
 from training.fleet.lease_keeper import LeaseKeeper
-from training.fleet.outcome import EndReason, RunResult, fail_request
+from training.fleet.outcome import RunResult, fail_request, how_it_ended
 from training.fleet.stopping import Stop
 from training.fleet.types import FailClass
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, Progress, ReleaseRequest
@@ -31,7 +35,14 @@ from training.fleet.worker_state import Ending, LeaseRecord, StateFolder
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
-"""How often the trainer is looked at: it bounds how late its end, or the loss of the lease, is noticed."""
+"""How often the lease and the wish to stop are looked at while a trainer runs; its end is noticed at once."""
+MAX_GUARDS_LOST = 3
+"""A job whose guard was killed goes back unharmed, but not for ever: as often as a job may lose its host."""
+PACK_PATIENCE_S = 3600.0
+"""How long a finished result waits for room on the disk, while its lease is kept."""
+LEASE_POLL_S = 0.01
+"""How soon the answer to the first heartbeat is noticed, when the claim's own age is not known."""
+NO_LEASE = "the receiver has not confirmed the lease in time; it goes on when it does"
 STOPPING = ReleaseRequest("the worker was stopped")
 
 
@@ -43,6 +54,10 @@ class _Stopping(Exception):
     """This worker is to stop; the job goes back."""
 
 
+class _GivenBack(Exception):
+    """Nothing came of it, for a reason that is not the job's; it goes back unharmed."""
+
+
 class _Fault(Exception):
     """The attempt cannot go on, and why."""
 
@@ -52,15 +67,19 @@ class _Fault(Exception):
 
 
 class Run(Protocol):
-    """What is needed of a `TrainerRun`."""
+    """What is needed of a `GuardedRun`."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int | None: ...
     @property
     def progress(self) -> Progress | None: ...
-    def poll(self) -> RunState: ...
+    @property
+    def frozen_s(self) -> float: ...
+    def wait(self, seconds: float) -> RunState: ...
+    def confirm(self, deadline_s: float) -> None: ...
     def terminate(self, reason: EndReason = "asked") -> None: ...
-    def kill(self) -> None: ...
+    def end_now(self) -> None: ...
+    def close(self) -> None: ...
     def result(self) -> RunResult: ...
 
 
@@ -84,11 +103,14 @@ class Tools:
     random01: Callable[[], float]
     start_trainer: Callable[[TrainerCommand, Clock], Run]
     trainer_module: str
+    max_frozen_s: float | None = None
+    guards_lost: dict[str, int] = field(default_factory=dict)
+    """By job: how often its guard was lost here."""
 
 
 def start_trainer(command: TrainerCommand, clock: Clock) -> Run:
-    """A real process; from the main thread only."""
-    return TrainerRun(command, clock=clock)
+    """A trainer behind a guard of its own."""
+    return GuardedRun(command, clock=clock)
 
 
 class Attempt:
@@ -110,6 +132,8 @@ class Attempt:
             return self._pack(result) if result.succeeded else fail_request(result)
         except _Stopping:
             return STOPPING
+        except _GivenBack as reason:
+            return ReleaseRequest(str(reason))
         except _Fault as fault:
             return FailRequest(error=str(fault), fail_class=fault.fail_class)
         except (OSError, bundle.BundleError) as error:
@@ -164,11 +188,13 @@ class Attempt:
                 )
                 self._tools.stop.wait(backoff_s(failures, self._tools.random01(), cap_s=30.0))
                 failures += 1
+        failpoint("worker.dataset_fetched")
         try:
             size_bytes = archive.stat().st_size
             episodes = unpack(archive, folder, dataset_id)
         finally:
             archive.unlink(missing_ok=True)
+        failpoint("worker.dataset_unpacked")
         took_s = self._tools.clock.now_s() - started_s
         event(
             logger,
@@ -189,37 +215,83 @@ class Attempt:
         spec = self._folder / "job.json"
         spec.write_text(json.dumps(self._answer.spec, indent=1, sort_keys=True), "utf-8")
         argv = [sys.executable, "-m", self._tools.trainer_module, "--spec", str(spec), "--data", str(data)]
+        failpoint("worker.folder_prepared")
         return TrainerCommand(
             argv=[*argv, "--out", str(out), "--progress-file", str(progress)],
-            progress_file=progress,
+            progress_file=str(progress),
             mark=self._tools.state.mark(self._record),
-            timeout_s=_limit(self._answer.spec.get("timeout_s")),
-            stall_s=_limit(self._answer.spec.get("stall_s")),
+            cwd=str(CODE_ROOT),
+            limits=Limits(
+                timeout_s=_limit(self._answer.spec.get("timeout_s")),
+                stall_s=_limit(self._answer.spec.get("stall_s")),
+                max_frozen_s=self._tools.max_frozen_s,
+            ),
+            lease_s=self._record.lease_s,
+            end_file=str(self._tools.state.end_file(self._record)),
         )
 
     def _train(self, command: TrainerCommand) -> RunResult:
-        """Run the trainer to its end. Raises LeaseLost, _Stopping; no process is left in any case."""
-        self._check()
-        tools = self._tools
-        run = tools.start_trainer(command, tools.clock)
-        tools.stop.on_second = run.kill
-        event(logger, "job.started", job=self._record.name, epoch=self._record.epoch, pid=run.pid)
-        was_asked = False
+        """Run the trainer to its end. Raises LeaseLost, _Stopping, _Fault; no process is left in any case."""
+        result: RunResult | None = None
+        while result is None:
+            deadline_s = self._valid_deadline()
+            try:
+                run = self._tools.start_trainer(replace(command, deadline_s=deadline_s), self._tools.clock)
+                result = self._watch(run)
+            except CannotStart as error:
+                raise _Fault("program", str(error)) from None
+            except GuardLost as lost:
+                raise self._after(lost) from None
+        failpoint("worker.end_seen")
+        return result
+
+    def _valid_deadline(self) -> float:
+        """Wait until the lease is known to hold: a trainer starts inside it only."""
+        margin = margin_s(self._record.lease_s)
+        while True:
+            self._check()
+            deadline_s = self._keeper.deadline_s
+            if self._tools.clock.now_s() < deadline_s - margin:
+                return deadline_s
+            self._tools.sleep(LEASE_POLL_S)
+
+    def _watch(self, run: Run) -> RunResult | None:
+        """From the start to the end; None when the lease had run out before there was a start."""
+        tools, was_asked, before = self._tools, False, "starting"
         try:
-            while run.poll() != "ended":
+            failpoint("worker.guard_started")
+            while (state := run.wait(POLL_S)) not in ("ended", "late"):
+                self._log_change(run, before, state)
+                before = state
                 self._keeper.progress = run.progress
+                run.confirm(self._keeper.deadline_s)
                 if self._keeper.lost is not None:
                     raise LeaseLost(self._keeper.lost)
                 if tools.stop.requested and not was_asked:
                     was_asked = True
                     run.terminate()
-                tools.sleep(POLL_S)
-        except BaseException:
-            run.kill()
-            while run.poll() != "ended":
-                tools.sleep(POLL_S)
+                tools.sleep(0.0)
+        except (GuardLost, CannotStart):
             raise
-        result = run.result()
+        except BaseException:
+            run.end_now()
+            raise
+        run.close()
+        if state == "late":
+            return None
+        self._log_change(run, before, state)
+        return self._judged(run.result(), was_asked)
+
+    def _log_change(self, run: Run, before: str, state: str) -> None:
+        job = self._record.name
+        if before == "starting" and state != "starting":
+            event(logger, "job.started", job=job, epoch=self._record.epoch, pid=run.pid)
+        if state == "frozen" != before:
+            event(logger, "job.frozen", level=logging.WARNING, job=job, reason=NO_LEASE)
+        if before == "frozen" != state == "running":
+            event(logger, "job.thawed", job=job, frozen_s=run.frozen_s)
+
+    def _judged(self, result: RunResult, was_asked: bool) -> RunResult:
         event(
             logger,
             "job.ended",
@@ -227,25 +299,76 @@ class Attempt:
             exit_code=result.exit_code,
             signal=result.signal_number,
             duration_s=result.duration_s,
+            frozen_s=result.frozen_s,
             peak_rss_mib=result.peak_rss_mib,
         )
+        self._tools.guards_lost.pop(self._record.job_id, None)
+        if result.ended_by == "frozen":
+            raise _GivenBack(f"the trainer was {how_it_ended(result)}")
         if was_asked and not result.succeeded:
             raise _Stopping
         return result
 
+    def _after(self, lost: GuardLost) -> Exception:
+        """Nobody knows who kills guards; a job is not to blame at first."""
+        job_id, tools = self._record.job_id, self._tools
+        count = tools.guards_lost[job_id] = tools.guards_lost.get(job_id, 0) + 1
+        event(
+            logger,
+            "job.guard_lost",
+            level=logging.WARNING,
+            job=self._record.name,
+            reason=str(lost),
+            times=count,
+        )
+        if count < MAX_GUARDS_LOST:
+            return _GivenBack(str(lost))
+        del tools.guards_lost[job_id]
+        return _Fault("program", f"{lost} ({count} times in a row; the kernel's log may tell who does that)")
+
     def _pack(self, result: RunResult) -> CompleteRequest:
         """The result as a bundle in the spool. A stop does not hinder it: the work is done."""
-        info = bundle.pack(self._folder / "out", self._tools.state.bundle(self._record))
+        info = self._packed()
         event(
             logger, "job.packed", job=self._record.name, artifact_id=info.sha256, size_bytes=info.size_bytes
         )
-        return CompleteRequest(
-            artifact_id=info.sha256,
-            metrics=dict(result.metrics),
-            duration_s=round(result.duration_s, 3),
-            peak_rss_mib=result.peak_rss_mib,
-            cpu_s=result.cpu_s,
-        )
+        failpoint("worker.bundle_packed")
+        return complete_request(info.sha256, result)
+
+    def _packed(self) -> bundle.BundleInfo:
+        """Pack; a disk that is full or fails is waited for, since the work lies finished beside it."""
+        started_s, failures = self._tools.clock.now_s(), 0
+        while True:
+            try:
+                failpoint("worker.before_pack")
+                return bundle.pack(self._folder / "out", self._tools.state.bundle(self._record))
+            except OSError as error:
+                waited_s = self._tools.clock.now_s() - started_s
+                if waited_s > PACK_PATIENCE_S or self._tools.stop.requested:
+                    raise
+                if failures == 0:
+                    event(
+                        logger,
+                        "job.pack_waiting",
+                        level=logging.ERROR,
+                        job=self._record.name,
+                        reason=str(error),
+                    )
+            if self._keeper.lost is not None:
+                raise LeaseLost(self._keeper.lost)
+            self._tools.stop.wait(backoff_s(failures, self._tools.random01()))
+            failures += 1
+
+
+def complete_request(artifact_id: str, result: RunResult) -> CompleteRequest:
+    """The report of a result that was packed."""
+    return CompleteRequest(
+        artifact_id=artifact_id,
+        metrics=dict(result.metrics),
+        duration_s=round(result.duration_s, 3),
+        peak_rss_mib=result.peak_rss_mib,
+        cpu_s=result.cpu_s,
+    )
 
 
 def _limit(value: object) -> float | None:

@@ -1,4 +1,4 @@
-"""One claim from its question to its answer: tried at once, then again whenever jobs may have become claimable."""
+"""One claim from its question to its answer: tried at once, then again whenever it is its turn (`waiters`)."""
 
 from __future__ import annotations
 
@@ -35,25 +35,43 @@ async def claim(app: Coordinator, asked: Asked, line: Line) -> Claim:
     """The job and its lease, or the reason why there is none. Problem when the client went away."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + asked.wait_s
-    while True:
-        change = app.next_change()
-        found = await app.write(
-            lambda: app.queue.claim(
-                asked.host, asked.capability, with_token=asked.with_token, claim_request=asked.claim_request
-            )
-        )
-        left_s = ends_at - loop.time()
-        if found.row is not None and not asked.claim_request and await line.is_disconnected():
-            await _take_back(app, asked.host, found)
-            raise Problem(400, "the client went away before it got its job")
-        if found.row is not None or not found.admitted or left_s <= 0:
-            return found
-        ripe_s = await app.write(app.queue.next_ripe_in_s)
-        gone = await _wait(line, change, left_s if ripe_s is None else min(left_s, ripe_s + 0.01))
-        if gone:  # nobody would receive the job
-            raise Problem(400, "the client went away while it waited")
-        if app.stopping:
-            return Claim(reason="the receiver is stopping")
+    found = await _try(app, asked, line)
+    if found.row is not None or not found.admitted or asked.wait_s <= 0:
+        return found
+    with app.waiters.enter(asked.host, asked.capability) as waiter:
+        while True:
+            gone = await _wait(line, waiter.called, ends_at - loop.time())
+            if gone:  # nobody would receive the job
+                raise Problem(400, "the client went away while it waited")
+            if app.stopping:
+                return Claim(reason="the receiver is stopping")
+            found = await _try(app, asked, line)
+            if found.row is not None or not found.admitted or loop.time() >= ends_at:
+                return found
+            app.waiters.got_nothing(waiter)
+
+
+async def _try(app: Coordinator, asked: Asked, line: Line) -> Claim:
+    """Ask the queue once."""
+    found, told_news = await app.write(lambda: _ask(app, asked))
+    if told_news:
+        app.changed()
+    if found.row is not None and not asked.claim_request and await line.is_disconnected():
+        await _take_back(app, asked.host, found)
+        raise Problem(400, "the client went away before it got its job")
+    return found
+
+
+def _ask(app: Coordinator, asked: Asked) -> tuple[Claim, bool]:
+    """In the writer: the queue's answer, and whether the host is new or reports something else than before. Then
+    a job that waited for it may be open to others."""
+    before = app.queue.matcher.seen.get(asked.host)
+    found = app.queue.claim(
+        asked.host, asked.capability, with_token=asked.with_token, claim_request=asked.claim_request
+    )
+    after = app.queue.matcher.seen.get(asked.host)
+    same = before is not None and after is not None and before.capability == after.capability
+    return found, not same
 
 
 async def _take_back(app: Coordinator, host: str, found: Claim) -> None:
@@ -66,13 +84,13 @@ async def _take_back(app: Coordinator, host: str, found: Claim) -> None:
         app.changed()
 
 
-async def _wait(line: Line, change: asyncio.Event, seconds: float) -> bool:
-    """Until jobs may have become claimable or the time is over; True when the client went away instead."""
-    changed = asyncio.ensure_future(change.wait())
+async def _wait(line: Line, called: asyncio.Event, seconds: float) -> bool:
+    """Until it is this claim's turn or the time is over; True when the client went away instead."""
+    turn = asyncio.ensure_future(called.wait())
     left = asyncio.ensure_future(line.receive())  # the body was read: the next message is the goodbye
     try:
-        await asyncio.wait({changed, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({turn, left}, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
         return left.done()
     finally:
-        changed.cancel()
+        turn.cancel()
         left.cancel()

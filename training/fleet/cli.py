@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     epilog = (
         "A JOB is a job's name, its id, or at least 4 characters of the id.\n\n"
         f"environment:\n  {URL_VARIABLE:<22} where the receiver is (default {DEFAULT_URL})\n"
-        f"  {TOKEN_VARIABLE:<22} needed by cancel, requeue and reload\n\nexit codes:\n{codes}"
+        f"  {TOKEN_VARIABLE:<22} needed by cancel, requeue, reload, drain and undrain\n\nexit codes:\n{codes}"
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -76,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
     requeue = verb("requeue", "queue a failed or cancelled job again, with fresh budgets")
     requeue.add_argument("job", metavar="JOB")
     requeue.add_argument("--force", action="store_true", help="a completed job too: train it once more")
+    drain = verb("drain", "let a host finish what it has, and give it nothing more")
+    drain.add_argument("host", metavar="HOST")
+    drain.add_argument("--reason", default="", metavar="TEXT", help="why; shown wherever the host is")
+    verb("undrain", "give a drained host jobs again").add_argument("host", metavar="HOST")
     verb("reload", "read the manifest again; a faulty one changes nothing")
     pull = verb("pull", "download a trained model, verify it and unpack it")
     pull.add_argument("what", metavar="JOB|ARTIFACT")

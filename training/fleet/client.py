@@ -6,6 +6,7 @@ The errors (`Unreachable`, `Refused`, `LeaseGone`, all of them `FleetError`) are
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,11 @@ from training.fleet.transport import (
 )
 from training.fleet.types import Capability
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, Progress, ReleaseRequest
+
+ASK_FROM_BYTES = 1024 * 1024
+"""From this size on a bundle's upload asks first whether a part of it is there already."""
+MAX_CORRECTIONS = 5
+"""So often the receiver may name another offset than the one we came with; then the upload starts anew."""
 
 __all__ = ["FleetClient", "FleetError", "LeaseGone", "Refused", "Unreachable", "backoff_s", "retry_reason"]
 
@@ -88,16 +94,49 @@ class FleetClient:
     def upload(
         self, job_id: str, token: str | None, path: Path, sha256: str, on_progress: OnProgress | None = None
     ) -> str:
-        """Send the bundle at `path`; returns "stored" or "already-present". OSError when `path` cannot be read."""
+        """Send the bundle at `path`; returns "stored" or "already-present". OSError when `path` cannot be read.
+
+        Goes on where an upload of the same bytes for the same lease was broken off, and once more by itself after
+        each break after which the receiver can be reached and has more than before.
+        """
         target = f"/v1/model/{job_id}"
-        headers = {**_lease(token), wire.HEADER_SHA256: sha256, "Content-Type": "application/zstd"}
+        headers = {**_lease(token), wire.HEADER_SHA256: sha256}
         with open(path, "rb") as file:
-            answer = self._transport.send_file(target, file, headers, on_progress)
-        status = answer.get("status")
-        if status not in ("stored", "already-present"):
-            where = self._transport.where("PUT", target)
-            raise Unreachable(f"{where} was answered without a known status: {str(answer)[:200]}")
-        return str(status)
+            size = os.fstat(file.fileno()).st_size
+            # A small bundle is sent in less time than it takes to ask.
+            offset = self._upload_offset(job_id, headers, size) if size >= ASK_FROM_BYTES else 0
+            corrections = 0
+            while offset is not None:
+                try:
+                    answer = self._transport.send_file(
+                        target, file, _typed(headers), on_progress, offset=offset
+                    )
+                except Refused as error:
+                    if error.status != 416 or offset == 0:
+                        raise
+                    corrections += 1
+                    told = error.body.get("offset") if corrections <= MAX_CORRECTIONS else None
+                    offset = _sensible(told, other_than=offset, size=size)
+                    continue
+                except Unreachable:
+                    reached = self._upload_offset(job_id, headers, size)
+                    if reached is not None and reached <= offset:
+                        raise
+                    offset = reached
+                    continue
+                status = answer.get("status")
+                if status in ("stored", "already-present"):
+                    return str(status)
+                where = self._transport.where("PUT", target)
+                raise Unreachable(f"{where} was answered without a known status: {str(answer)[:200]}")
+        return "already-present"
+
+    def _upload_offset(self, job_id: str, headers: Mapping[str, str], size: int) -> int | None:
+        """From which byte to send; None when the receiver has stored the bytes for this very lease."""
+        answer = self._transport.json("GET", f"{_job_path(job_id)}/upload", None, headers)
+        if answer.get("status") == "stored":
+            return None
+        return _sensible(answer.get("offset"), other_than=-1, size=size)
 
     def complete(self, job_id: str, token: str | None, request: CompleteRequest) -> None:
         """Say that the job is done. Raises LeaseGone, or Refused(409) when the artifact is not there."""
@@ -160,6 +199,14 @@ class FleetClient:
         """Make the receiver read its manifest again."""
         return self._post("/v1/manifest/reload", {}, self._operator)
 
+    def drain(self, host: str, reason: str = "") -> dict[str, Any]:
+        """Let the host finish what it has and give it nothing more; "" leaves the reason to the receiver."""
+        return self._post(f"/v1/host/{quote(host, safe='')}/drain", {"reason": reason}, self._operator)
+
+    def undrain(self, host: str) -> dict[str, Any]:
+        """Give the host jobs again."""
+        return self._post(f"/v1/host/{quote(host, safe='')}/undrain", {}, self._operator)
+
     def _get(self, path: str) -> dict[str, Any]:
         return self._transport.json("GET", path, None, {})
 
@@ -175,6 +222,17 @@ class FleetClient:
 
 def _lease(token: str | None) -> dict[str, str]:
     return {} if token is None else {wire.HEADER_LEASE_TOKEN: token}
+
+
+def _typed(headers: Mapping[str, str]) -> dict[str, str]:
+    return {**headers, "Content-Type": "application/zstd"}
+
+
+def _sensible(offset: object, *, other_than: int, size: int) -> int:
+    """The receiver's word on where to go on; 0, to start anew, when it makes no sense."""
+    if isinstance(offset, int) and 0 <= offset <= size and offset != other_than:
+        return offset
+    return 0
 
 
 def _job_path(job_id: str) -> str:

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from cis490.ballast import Ballast
 from cis490.episodes import dataset
+from cis490.failpoints import failpoint
 from cis490.logs import event
 from training.fleet import manifest as manifests
 from training.fleet.manifest_faults import Fault, TrainingManifestError
 from training.fleet.queue import JobQueue
 from training.fleet.store import ModelStore
+from training.fleet.turns import whose_turn
 from training.fleet.types import DatasetPin, Manifest
+from training.fleet.waiters import Waiters
 from training.fleet.writer import Writer
 from training.trainer.digest import trainer_digest
 
@@ -40,10 +44,17 @@ class Coordinator:
         self.queue, self.store, self.manifest_path = queue, store, manifest_path
         self.operator_token = (operator_token or "").strip() or None
         self.max_artifact_bytes = max_artifact_bytes
-        self.datasets: dict[str, DatasetPin] = {}
-        """Every dataset pinned in this process's life: a job claimed before a reload may still need its own."""
+        self.ballast: Ballast | None = None
+        """Given up when the disk is full; while it is not held, no claim and no upload is accepted."""
+        self.datasets: dict[str, DatasetPin] = queue.datasets()
+        """Every dataset that was ever pinned here: a job claimed before a reload may still need its own."""
+        self.sweep_every_s = 60.0
+        self.swept_at_s = queue.clock.now_s()
+        """When leases were last looked through, on the queue's clock; for whoever asks after the receiver's health."""
         self._writer: Writer | None = None
-        self._changed = asyncio.Event()
+        self.waiters = Waiters(
+            lambda waiting, news_only: self.write(lambda: whose_turn(queue, waiting, news_only=news_only))
+        )
         self._reloading = asyncio.Lock()
         self.stopping = False
         """Set when the process is to end: claims that wait are answered at once."""
@@ -55,7 +66,7 @@ class Coordinator:
     @property
     def writer(self) -> Writer:
         if self._writer is None:
-            self._writer = Writer(self.queue)
+            self._writer = Writer(self.queue, self.ballast)
         return self._writer
 
     def close(self) -> None:
@@ -63,27 +74,30 @@ class Coordinator:
             self._writer.close()
             self._writer = None
 
+    async def after_sweep(self) -> None:
+        """What is due from time to time, beside the leases."""
+        self.swept_at_s = self.queue.clock.now_s()
+        await self.store.expire_partials(self.queue.may_upload)
+
     def changed(self) -> None:
-        """Jobs may have become claimable: wake the claims that wait."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        """Something may have become claimable: call those claims that wait and would now get a job."""
+        self.waiters.changed()
 
     def stop_waiting(self) -> None:
         """The process is to end; called from the signal's handler, on the loop's own thread."""
         self.stopping = True
-        self.changed()
-
-    def next_change(self) -> asyncio.Event:
-        """Take it before looking at the queue, so that no change falls in between."""
-        return self._changed
+        self.waiters.call_all()
 
     async def reload(self) -> tuple[dict[str, int], Manifest]:
         """Read the manifest and put it in force. Raises `TrainingManifestError`; the old one then stays."""
         # One after the other, in the order of the requests: an older file must not win over a newer one.
         async with self._reloading:
             found, digest = await asyncio.to_thread(read_manifest, self.manifest_path)
+            failpoint("coordinator.reload_read")
             counts = await self.write(lambda: self.queue.apply_manifest(found, trainer_digest=digest))
+            self.changed()
             self.adopt(found)
+            failpoint("coordinator.reload_applied")
         event(
             log,
             "manifest.applied",
@@ -92,7 +106,6 @@ class Coordinator:
             hosts=len(found.hosts),
             **counts,
         )
-        self.changed()
         return counts, found
 
     def adopt(self, found: Manifest) -> None:

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from cis490.clock import Clock
 from cis490.digest import sha256_file
+from cis490.failpoints import failpoint
 from cis490.logs import event
 from training.fleet.client import FleetError, Refused, backoff_s, retry_reason
 from training.fleet.stopping import Stop
@@ -25,6 +26,10 @@ from training.fleet.worker_state import LeaseRecord, StateFolder
 logger = logging.getLogger(__name__)
 
 STOPPING_UPLOAD_S = 30.0
+PARK_AFTER = 8
+"""Refusals in a row of one record, some four minutes: then other work goes on."""
+_ABOUT_THIS_ONE = (400, 500)
+"""Statuses that are worth another try but need not have to do with the receiver's state (damaged bytes, a defect)."""
 
 Settled = Literal["delivered", "gone", "parked", "stopped"]
 """`gone`: the receiver wants it no more. `parked`, `stopped`: it is still owed, and still on disk."""
@@ -50,7 +55,7 @@ Verdict = Literal["again", "wait", "fail", "park", "gone"]
 """What to do after a refusal: ask again now, or after a pause; report a failure instead; keep it; forget it."""
 
 
-def verdict(error: FleetError, *, is_result: bool, is_repeated: bool) -> Verdict:
+def verdict(error: FleetError, *, is_result: bool, is_repeated: bool, pauses: int = 0) -> Verdict:
     """What an error means for a record that owes a result (`is_result`) or only a message. Pure.
 
     A first 409 to a result means that the receiver lost the upload between the two requests: offer it again.
@@ -62,6 +67,8 @@ def verdict(error: FleetError, *, is_result: bool, is_repeated: bool) -> Verdict
             return "gone"
         if error.status == 413 and is_result:
             return "fail"
+        if error.status in _ABOUT_THIS_ONE and pauses >= PARK_AFTER:
+            return "park"
     if retry_reason(error) is not None:
         return "wait"
     return "park" if is_result else "gone"
@@ -99,7 +106,7 @@ class Delivery:
                 return "stopped"
             except FleetError as error:
                 is_result = isinstance(record.ending, CompleteRequest)
-                match verdict(error, is_result=is_result, is_repeated=is_repeated):
+                match verdict(error, is_result=is_result, is_repeated=is_repeated, pauses=pauses):
                     case "again":
                         is_repeated = True
                         continue
@@ -131,7 +138,9 @@ class Delivery:
                     record.job_id, record.token, bundle, artifact_id, self._on_upload
                 )
                 event(logger, "job.uploaded", job=record.name, artifact_id=artifact_id, status=status)
+                failpoint("worker.upload_answered")
                 self._client.complete(record.job_id, record.token, record.ending)
+                failpoint("worker.complete_answered")
             case FailRequest():
                 self._client.fail(record.job_id, record.token, record.ending)
             case None:
@@ -140,7 +149,7 @@ class Delivery:
                 self._client.release(record.job_id, record.token, record.ending.reason)
 
     def _on_upload(self, sent: int, total: int) -> None:
-        """A worker that is to stop gives an upload a little time; it begins anew with the next worker."""
+        """A worker that is to stop gives an upload a little time; the next worker goes on where it broke off."""
         if self._stop.requested:
             now = self._clock.now_s()
             if self._stop_seen_s is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
 
 from training.fleet.types import Capability, HostSpec, JobSpec, TrainerPolicy, UnknownHosts
 
@@ -71,6 +72,18 @@ class HostView:
     seen_s_ago: float | None = None
     busy: int = 0
     paused_reason: str | None = None
+    drained_reason: str | None = None
+    """An operator wants it to finish what it has and take no more."""
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Would it be given a job, now or when a slot is free? Other hosts are only held back for such a one."""
+        return self.live and self.paused_reason is None and self.drained_reason is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Are all of its `state_checks` ok? The same, without the words: every claim asks."""
+        return self.takes_jobs and self.busy < self.slots
 
     @property
     def slots(self) -> int:
@@ -90,9 +103,11 @@ class Rules:
     """Of the receiver's own checkout; None: unknown, nothing to compare with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One constraint on one host. `message` is a sentence, `hint` the change that would help."""
+class Check(NamedTuple):
+    """One constraint on one host. `message` is a sentence, `hint` the change that would help.
+
+    A tuple because a claim by a new host makes ten for each class of jobs: a frozen dataclass takes five times longer.
+    """
 
     constraint: str
     ok: bool
@@ -150,9 +165,14 @@ def checks(
 ) -> tuple[Check, ...]:
     """Every check for this job on this host; all ok means that a claim by this host would get it
     (if no better job is waiting). `others` are the fleet's hosts; this host itself is skipped."""
+    return verdict(requirement, host, rivals_of(requirement, others, rules), rules)
+
+
+def verdict(requirement: Requirement, host: HostView, rivals: Rivals, rules: Rules) -> tuple[Check, ...]:
+    """The same with the rivals found already: they are those of every host that is judged for this job."""
     found = [*static_checks(requirement, host, rules), *state_checks(host)]
     if requirement.has_preference:
-        found.append(preference_check(requirement, host, others, rules))
+        found.append(preference_check(requirement, host, rivals))
     return tuple(found)
 
 
@@ -178,6 +198,12 @@ def state_checks(host: HostView) -> Iterator[Check]:
         f"{host.name} is paused: {host.paused_reason}" if paused else "",
         "mend the host, then: cis490-jobs reload" if paused else "",
     )  # fmt: skip
+    drained = host.drained_reason is not None
+    yield Check(
+        "not_drained", not drained, "not drained", host.drained_reason or "not drained",
+        f"{host.name} is drained and takes no more jobs: {host.drained_reason}" if drained else "",
+        f"cis490-jobs undrain {host.name}" if drained else "",
+    )  # fmt: skip
     free = host.busy < host.slots
     yield Check(
         "free_slot", free, f"fewer than {host.slots} running", f"{host.busy} running",
@@ -186,39 +212,56 @@ def state_checks(host: HostView) -> Iterator[Check]:
     )  # fmt: skip
 
 
-def preference_check(
-    requirement: Requirement, host: HostView, others: Iterable[HostView], rules: Rules
-) -> Check:
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """The names of the hosts that take jobs and fit one requirement, by the wish that they meet; sorted."""
+
+    releaser: tuple[str, ...] = ()
+    cuda: tuple[str, ...] = ()
+    unfailed: tuple[str, ...] = ()
+
+
+def rivals_of(requirement: Requirement, hosts: Iterable[HostView], rules: Rules) -> Rivals:
+    """Whom a job with a preference may wait for."""
+    if not requirement.has_preference:
+        return Rivals()
+    return rivals_among(requirement, [x for x in hosts if x.takes_jobs and fits(requirement, x, rules)])
+
+
+def rivals_among(requirement: Requirement, able: Iterable[HostView]) -> Rivals:
+    """The same of hosts that are known to take jobs and to fit."""
+    able = sorted(able, key=lambda host: host.name)
+    wish, failed = requirement.wait_for_host, requirement.failed_hosts
+    return Rivals(
+        releaser=tuple(host.name for host in able if host.name == wish),
+        cuda=tuple(host.name for host in able if host.capability.has_cuda),
+        unfailed=tuple(host.name for host in able if host.name not in failed),
+    )
+
+
+def preference_check(requirement: Requirement, host: HostView, rivals: Rivals) -> Check:
     """Is there a live host that should have the job before this one?"""
-    rivals = [
-        other
-        for other in others
-        if other.name != host.name and other.live and other.paused_reason is None
-        and fits(requirement, other, rules)
-    ]  # fmt: skip
     better, why = _better(requirement, host, rivals)
+    named = ", ".join([name for name in better if name != host.name][:3])
     return Check(
-        "preference", not better, "no better live host", ", ".join(sorted(better)[:3]) or "none",
-        f"{why}: {', '.join(sorted(better)[:3])}" if better else "",
+        "preference", not better, "no better live host", named or "none",
+        f"{why}: {named}" if better else "",
         "wait for the grace period, or stop the wish (prefer_cuda = false)" if better else "",
     )  # fmt: skip
 
 
-def _better(requirement: Requirement, host: HostView, rivals: list[HostView]) -> tuple[list[str], str]:
-    wish = requirement.wait_for_host
-    if wish and wish != host.name:
-        found = [rival.name for rival in rivals if rival.name == wish]
-        if found:
-            return found, "waits a while for the host that released it"
-    if requirement.prefer_cuda and not host.capability.has_cuda:
-        found = [rival.name for rival in rivals if rival.capability.has_cuda]
-        if found:
-            return found, "prefers a live host with CUDA for a grace period"
-    if host.name in requirement.failed_hosts:
-        found = [rival.name for rival in rivals if rival.name not in requirement.failed_hosts]
-        if found:
-            return found, f"has failed on {host.name} already and goes to another host first"
-    return [], ""
+def _better(requirement: Requirement, host: HostView, rivals: Rivals) -> tuple[tuple[str, ...], str]:
+    if requirement.wait_for_host and _other(rivals.releaser, host):
+        return rivals.releaser, "waits a while for the host that released it"
+    if requirement.prefer_cuda and not host.capability.has_cuda and _other(rivals.cuda, host):
+        return rivals.cuda, "prefers a live host with CUDA for a grace period"
+    if host.name in requirement.failed_hosts and _other(rivals.unfailed, host):
+        return rivals.unfailed, f"has failed on {host.name} already and goes to another host first"
+    return (), ""
+
+
+def _other(names: tuple[str, ...], host: HostView) -> bool:
+    return any(name != host.name for name in names)
 
 
 def _policy_checks(requirement: Requirement, host: HostView) -> Iterator[Check]:

@@ -6,7 +6,6 @@ Nothing is decided here. Each verdict comes from `training.fleet.eligibility`, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from training.fleet import eligibility
@@ -41,7 +40,8 @@ def job_checks(row: JobRow) -> tuple[Check, ...]:
 def job(row: JobRow, requirement: Requirement, hosts: Sequence[HostView], rules: Rules) -> dict[str, Any]:
     """The answer of `GET /v1/job/{id}/eligibility`."""
     own = job_checks(row)
-    verdicts = [(host, eligibility.checks(requirement, host, hosts, rules)) for host in hosts]
+    rivals = eligibility.rivals_of(requirement, hosts, rules)
+    verdicts = [(host, eligibility.verdict(requirement, host, rivals, rules)) for host in hosts]
     eligible = [host.name for host, found in verdicts if all(check.ok for check in found)]
     open_to_claims = all(check.ok for check in own)
     return {
@@ -50,14 +50,14 @@ def job(row: JobRow, requirement: Requirement, hosts: Sequence[HostView], rules:
         "status": row.status,
         "claimable": open_to_claims and bool(eligible),
         "summary": _summary(row, own, verdicts, eligible),
-        "job_checks": [asdict(check) for check in own],
+        "job_checks": [check._asdict() for check in own],
         "hosts": [
             {
                 "host": host.name,
                 "live": host.live,
                 "seen_s_ago": host.seen_s_ago,
                 "eligible": host.name in eligible,
-                "checks": [asdict(check) for check in found],
+                "checks": [check._asdict() for check in found],
             }
             for host, found in verdicts
         ],
@@ -102,6 +102,7 @@ def workers(queue: JobQueue, now_s: float, waiting: Mapping[int, int]) -> list[d
                 "busy": view.busy,
                 "slots": view.slots,
                 "paused_reason": view.paused_reason,
+                "drained_reason": view.drained_reason,
                 "mismatches": list(mismatches),
                 "in_manifest": spec is not None,
                 "eligible_jobs": matcher.waiting_for(view, waiting),

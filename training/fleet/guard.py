@@ -1,85 +1,79 @@
-"""Holds one trainer process: starts it so that it cannot outlive the worker, watches its limits, ends its tree.
+"""Holds one trainer process: starts it, keeps it inside its lease and its limits, ends its tree.
 
-A `TrainerRun` does nothing by itself; it moves when `poll` is called, several times a second. That keeps
-all decisions in one thread and lets tests (and later a process that guards the lease's deadline) drive it.
-How a tree is started, signalled and reaped is the operating system's part: `guard_posix`, `guard_windows`.
+A `TrainerRun` does nothing by itself; it moves when `poll` is called, several times a second. So all decisions are
+made in one thread, by `guard_rules.decide`, and tests drive them by a clock of theirs. How a tree is started,
+signalled and reaped is the operating system's part: `guard_posix`, `guard_windows`. The program around it, a
+process for each job, is `guard_main`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import IO, Literal
 
 from cis490.clock import Clock
-from training.fleet.capability import CODE_ROOT
-from training.fleet.outcome import EndReason, ProgressReader, RunResult, clean
-from training.fleet.wire import Progress
+from cis490.failpoints import failpoint
+from training.fleet.guard_rules import EndReason, Moment, decide, margin_s
+from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd, boot_id
 
 if sys.platform == "win32":
-    from training.fleet.guard_windows import ProcessTree, kill_marked
+    from training.fleet.guard_windows import ProcessTree
 else:
-    from training.fleet.guard_posix import ProcessTree, kill_marked
+    from training.fleet.guard_posix import ProcessTree
 
-RunState = Literal["running", "ending", "ended"]
+RunState = Literal["running", "frozen", "ending", "ended"]
 
-MARK = "CIS490_ATTEMPT"
-"""Environment variable by which a trainer's processes are known after their worker was killed."""
 SECRETS = ("CIS490_OPERATOR_TOKEN",)
 """Variables that a trainer has no business with."""
-GRACE_S = 30.0
-"""From SIGTERM to SIGKILL: time to finish a step (and, once trainers can, to write a checkpoint)."""
-AWAY_S = 30.0
+AWAY_S = 10.0
 """When two polls are further apart, this process slept (a closed laptop) and so, most likely, did the trainer."""
+SAMPLE_S = 1.0
+SAMPLE_SHARE = 100
+"""A look at the tree's memory may take one part of so many of the time, on a machine with thousands of processes."""
 STDERR_BYTES = 8 * 1024
 BLOCK_BYTES = 1024 * 1024
 _SIGKILL = 9
 
 
-@dataclass(frozen=True, slots=True)
-class TrainerCommand:
-    """What to start and which limits it has."""
-
-    argv: Sequence[str]
-    """Program (absolute path) and arguments."""
-    progress_file: Path
-    mark: str
-    """Value of `MARK`: names the attempt."""
-    timeout_s: float | None = None
-    stall_s: float | None = None
-    grace_s: float = GRACE_S
-
-
 class TrainerRun:
-    """A trainer from its start to its result. Start it from the main thread (see `guard_exec`).
+    """A trainer from its start to its end. Start it from the main thread, before there are others.
 
-    `oom_kills` reads how many processes the kernel's out-of-memory killer has ended, None if unknown.
-    Raises OSError when the process cannot be started.
+    `oom_kills` reads how many processes the kernel's out-of-memory killer has ended, None if unknown. `adopts`: see
+    `guard_posix.ProcessTree`. Raises OSError when the process cannot be started.
     """
 
     def __init__(
-        self, command: TrainerCommand, *, clock: Clock, oom_kills: Callable[[], int | None] | None = None
+        self,
+        command: TrainerCommand,
+        *,
+        clock: Clock,
+        oom_kills: Callable[[], int | None] | None = None,
+        adopts: bool = False,
     ) -> None:
         self._command = command
         self._clock = clock
         self._oom_kills = oom_kills or count_oom_kills
         self._oom_kills_before = self._oom_kills()
-        self._progress = ProgressReader()
+        self._freeze_at_s = freeze_at_s(command, command.deadline_s)
+        self._progress = Lines()
         self._progress_at = 0
         self._ended_by: EndReason | None = None
         self._limit_s: float | None = None
         self._kill_at_s: float | None = None
+        self._frozen_since_s: float | None = None
+        self._frozen_s = 0.0
         self._was_killed = False
-        self._result: RunResult | None = None
+        self._end: TrainerEnd | None = None
         env = {key: value for key, value in os.environ.items() if key not in SECRETS}
-        self._tree = ProcessTree(command.argv, CODE_ROOT, {**env, MARK: command.mark})
+        self._tree = ProcessTree(command.argv, command.cwd, {**env, MARK: command.mark}, adopts=adopts)
         self._stderr = _Tail(self._tree.stderr)
         self._started_s = self._alive_s = self._polled_s = clock.now_s()
+        self._sample_at_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -87,13 +81,21 @@ class TrainerRun:
         return self._tree.pid
 
     @property
-    def progress(self) -> Progress | None:
-        """The latest line that says how far the training is, as of the last poll."""
-        return self._progress.latest
+    def frozen_s(self) -> float:
+        """How long it was frozen, up to the last thaw."""
+        return self._frozen_s
+
+    def wait_end(self) -> None:
+        """Block until the trainer itself has ended; for a thread of its own."""
+        self._tree.wait_end()
+
+    def confirm(self, deadline_s: float) -> None:
+        """The lease was renewed until `deadline_s`; `poll` thaws what was frozen."""
+        self._freeze_at_s = max(self._freeze_at_s, freeze_at_s(self._command, deadline_s))
 
     def poll(self) -> RunState:
-        """Look at the process and its progress, and enforce the limits. Cheap; call it several times a second."""
-        if self._result is not None:
+        """Look at the process and its progress, and enforce lease and limits. Cheap; call it several times a second."""
+        if self._end is not None:
             return "ended"
         now = self._clock.now_s()
         self._forgive_absence(now)
@@ -101,66 +103,111 @@ class TrainerRun:
         if self._read_progress():
             self._alive_s = now
         if has_ended:
-            self._result = self._finish(now)
+            self._end = self._finish(now)
             return "ended"
         self._enforce(now)
-        return "running" if self._ended_by is None else "ending"
+        self._sample(now)
+        if self._ended_by is not None:
+            return "ending"
+        return "running" if self._frozen_since_s is None else "frozen"
 
     def terminate(self, reason: EndReason = "asked") -> None:
-        """Ask the tree to stop; `poll` kills what is left of it after the grace. Only the first reason counts."""
-        if self._ended_by is None and self._result is None:
+        """Ask the tree to stop; `poll` kills what is left after the grace, or at once outside the lease.
+
+        Only the first reason counts.
+        """
+        if self._ended_by is None and self._end is None:
+            now = self._clock.now_s()
             self._ended_by = reason
-            self._kill_at_s = self._clock.now_s() + self._command.grace_s
+            self._kill_at_s = now + self._command.grace_s
             self._tree.ask_to_stop()
+            if self._frozen_since_s is not None:
+                self._enforce(now)
 
     def kill(self) -> None:
-        """End the tree now; `poll` then reports its end. May be called from a signal handler, and twice."""
-        if self._result is None:
+        """End the tree now; `poll` then reports its end. May be called twice."""
+        if self._end is None:
             self._ended_by = self._ended_by or "asked"
             self._was_killed = True
             self._tree.kill()
 
-    def result(self) -> RunResult:
+    def end(self) -> TrainerEnd:
         """How it ended. RuntimeError before `poll` said "ended"."""
-        if self._result is None:
+        if self._end is None:
             raise RuntimeError(f"the trainer with pid {self.pid} has not ended yet; poll() until it has")
-        return self._result
+        return self._end
 
     def _forgive_absence(self, now: float) -> None:
         away = now - self._polled_s
-        if away > AWAY_S:
+        if away > AWAY_S and self._frozen_since_s is None:
             self._started_s += away
             self._alive_s += away
         self._polled_s = now
 
     def _enforce(self, now: float) -> None:
-        limits = (
-            ("timeout", self._command.timeout_s, self._started_s),
-            ("stalled", self._command.stall_s, self._alive_s),
+        limits = self._command.limits
+        at = Moment(
+            now, self._freeze_at_s, self._started_s, self._alive_s, self._frozen_since_s, self._kill_at_s
         )
-        for reason, limit_s, since_s in limits:
-            if self._ended_by is None and limit_s is not None and now - since_s > limit_s:
-                self._limit_s = limit_s
-                self.terminate("timeout" if reason == "timeout" else "stalled")
-        if self._kill_at_s is not None and now >= self._kill_at_s:
-            self._was_killed = True
-            self._tree.kill()
+        match decide(at, limits):
+            case "nothing":
+                if self._frozen_since_s is not None and now >= self._sample_at_s:
+                    self._tree.freeze()  # somebody may have woken a part of it
+            case "freeze":
+                self._tree.freeze()
+                self._frozen_since_s = now
+                failpoint("guard.frozen")
+            case "thaw":
+                self._thaw(now)
+            case "kill":
+                self.kill()
+            case "timeout":
+                self._end_for("timeout", limits.timeout_s)
+            case "stalled":
+                self._end_for("stalled", limits.stall_s)
+            case "frozen":
+                self._end_for("frozen", limits.max_frozen_s)
 
-    def _finish(self, now: float) -> RunResult:
+    def _end_for(self, reason: EndReason, limit_s: float | None) -> None:
+        self._limit_s = limit_s
+        self.terminate(reason)
+
+    def _thaw(self, now: float) -> None:
+        self._count_frozen(now)
+        self._tree.thaw()
+        failpoint("guard.thawed")
+
+    def _count_frozen(self, now: float) -> None:
+        if self._frozen_since_s is not None:
+            lost = now - self._frozen_since_s
+            self._frozen_s += lost
+            self._started_s += lost
+            self._alive_s += lost
+            self._frozen_since_s = None
+
+    def _sample(self, now: float) -> None:
+        if now >= self._sample_at_s:
+            self._tree.sample()
+            self._sample_at_s = now + max(SAMPLE_S, SAMPLE_SHARE * (self._clock.now_s() - now))
+
+    def _finish(self, now: float) -> TrainerEnd:
+        failpoint("guard.trainer_ended")
         self._tree.kill()  # whatever the trainer started and left behind
+        self._count_frozen(now)
         end = self._tree.reap()
         killed_from_outside = end.signal_number == _SIGKILL and not self._was_killed
-        return RunResult(
+        return TrainerEnd(
             exit_code=end.exit_code,
             signal_number=end.signal_number,
             ended_by=self._ended_by,
             limit_s=self._limit_s,
             oom_killed=killed_from_outside and self._kernel_was_out_of_memory(),
-            duration_s=now - self._started_s,
+            duration_s=round(now - self._started_s, 3),
+            frozen_s=round(self._frozen_s, 3),
             peak_rss_mib=end.peak_rss_mib,
             cpu_s=end.cpu_s,
-            stderr=clean(self._stderr.close()),
-            metrics=self._progress.metrics,
+            stderr=self._stderr.close().decode("utf-8", "replace"),
+            boot=boot_id(),
         )
 
     def _kernel_was_out_of_memory(self) -> bool:
@@ -169,13 +216,14 @@ class TrainerRun:
         return before is None or after is None or after > before
 
     def _read_progress(self) -> bool:
+        """Whether the trainer has written a whole line of progress since the last look."""
         try:
-            with self._command.progress_file.open("rb") as file:
+            with open(self._command.progress_file, "rb") as file:
                 file.seek(self._progress_at)
                 alive = False
                 while block := file.read(BLOCK_BYTES):
                     self._progress_at += len(block)
-                    alive |= self._progress.feed(block)
+                    alive |= any(_is_object(line) for line in self._progress.feed(block))
                 return alive
         except OSError:  # not there yet
             return False
@@ -204,14 +252,23 @@ class _Tail:
         return bytes(self._kept)
 
 
-def count_oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int | None:
+def freeze_at_s(command: TrainerCommand, deadline_s: float) -> float:
+    """When a lease that ends at `deadline_s` counts as over."""
+    return deadline_s if deadline_s == float("inf") else deadline_s - margin_s(command.lease_s)
+
+
+def count_oom_kills(vmstat: str = "/proc/vmstat") -> int | None:
     """Processes that the kernel's out-of-memory killer has ended since boot, cgroup limits included; Linux only."""
     try:
-        lines = vmstat.read_text("ascii").splitlines()
+        with open(vmstat, encoding="ascii") as file:
+            counts = [line.split()[1] for line in file if line.startswith("oom_kill ")]
     except (OSError, ValueError):
         return None
-    counts = [line.split()[1] for line in lines if line.startswith("oom_kill ")]
     return int(counts[0]) if counts and counts[0].isdecimal() else None
 
 
-__all__ = ["MARK", "RunState", "TrainerCommand", "TrainerRun", "count_oom_kills", "kill_marked"]
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

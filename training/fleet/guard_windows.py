@@ -1,6 +1,7 @@
 """A trainer's process tree on Windows: a process group for Ctrl-Break and a Job Object that holds the tree.
 
-The Job Object has KILL_ON_JOB_CLOSE, so Windows ends the tree when this process ends, however it ends.
+The Job Object has KILL_ON_JOB_CLOSE, so Windows ends the tree when the guard ends, however it ends. It also counts
+memory and time of the whole tree, and lists its processes, which are suspended one by one.
 The trainer joins the job just after its start; an interpreter needs tens of milliseconds before it could
 start a process of its own, so nothing slips out.
 """
@@ -11,12 +12,11 @@ import ctypes
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import wintypes
-from pathlib import Path
 from typing import IO
 
-from training.fleet.outcome import ProcessEnd
+from training.fleet.guard_wire import ProcessEnd
 
 assert sys.platform == "win32"  # tells the type checker which system this file is for
 
@@ -25,8 +25,18 @@ _EXTENDED_LIMITS = 9  # JobObjectExtendedLimitInformation
 _ACCOUNTING = 1  # JobObjectBasicAccountingInformation
 _TICKS_PER_S = 10_000_000
 _ENDED_BY_US = 1
+_PROCESS_LIST = 3  # JobObjectBasicProcessIdList
+_MAX_PROCESSES = 4096
+_PASSES = 20
+_SUSPEND_RESUME = 0x0800  # PROCESS_SUSPEND_RESUME
 
 _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+_ntdll = ctypes.WinDLL("ntdll")
+for _function in (_ntdll.NtSuspendProcess, _ntdll.NtResumeProcess):
+    _function.argtypes = (wintypes.HANDLE,)
+    _function.restype = ctypes.c_long
+_kernel32.OpenProcess.restype = wintypes.HANDLE
+_kernel32.OpenProcess.argtypes = (wintypes.DWORD, wintypes.BOOL, wintypes.DWORD)
 _kernel32.CreateJobObjectW.restype = wintypes.HANDLE
 _kernel32.CreateJobObjectW.argtypes = (ctypes.c_void_p, wintypes.LPCWSTR)
 _kernel32.AssignProcessToJobObject.argtypes = (wintypes.HANDLE, wintypes.HANDLE)
@@ -81,11 +91,22 @@ class _Accounting(ctypes.Structure):
     )
 
 
+class _ProcessList(ctypes.Structure):
+    _fields_ = (
+        ("NumberOfAssignedProcesses", wintypes.DWORD),
+        ("NumberOfProcessIdsInList", wintypes.DWORD),
+        ("ProcessIdList", ctypes.c_size_t * _MAX_PROCESSES),
+    )
+
+
 class ProcessTree:
     """One trainer and whatever it starts."""
 
-    def __init__(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, argv: Sequence[str], cwd: str, env: Mapping[str, str], *, adopts: bool = False
+    ) -> None:
         self._job = _new_job()
+        self._suspended: set[int] = set()
         self._process = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,
@@ -113,6 +134,29 @@ class ProcessTree:
         """Whether the trainer itself has ended."""
         return self._process.poll() is not None
 
+    def wait_end(self) -> None:
+        """Block until `has_ended`; for a thread that tells the others."""
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """Suspend every process of the job that is not suspended yet; again until none is new."""
+        for _ in range(_PASSES):
+            new = self._members() - self._suspended
+            if not new:
+                return
+            for pid in new:
+                _each(_ntdll.NtSuspendProcess, pid)
+            self._suspended |= new
+
+    def thaw(self) -> None:
+        """Resume what `freeze` suspended: each suspension is counted, so once each."""
+        for pid in self._suspended & self._members():
+            _each(_ntdll.NtResumeProcess, pid)
+        self._suspended.clear()
+
+    def sample(self) -> None:
+        """Nothing to do: the job keeps its own peak."""
+
     def ask_to_stop(self) -> None:
         """Ctrl-Break to the group; without a console (a service) it does not arrive, and `kill` follows.
 
@@ -124,6 +168,15 @@ class ProcessTree:
         """End the whole tree."""
         if self._job is not None:
             _kernel32.TerminateJobObject(self._job, _ENDED_BY_US)
+
+    def _members(self) -> set[int]:
+        found = _ProcessList()
+        size = ctypes.sizeof(found)
+        if self._job is None or not _kernel32.QueryInformationJobObject(
+            self._job, _PROCESS_LIST, ctypes.byref(found), size, None
+        ):
+            return set()
+        return set(found.ProcessIdList[: found.NumberOfProcessIdsInList])
 
     def reap(self) -> ProcessEnd:
         """Take the exit status and the resources used, and let go of the job; only after `has_ended`, and once."""
@@ -142,8 +195,15 @@ class ProcessTree:
         )
 
 
+def _each(function: Callable[[int], int], pid: int) -> None:
+    handle = _kernel32.OpenProcess(_SUSPEND_RESUME, False, pid)
+    if handle:
+        function(handle)
+        _kernel32.CloseHandle(handle)
+
+
 def kill_marked(variable: str, values: frozenset[str]) -> list[int]:
-    """Nothing is left to find: the Job Object ended the tree together with its worker."""
+    """Nothing is left to find: the Job Object ended the tree together with its guard."""
     return []
 
 

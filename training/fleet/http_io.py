@@ -30,22 +30,31 @@ class Problem(Exception):
         return answer({**self.extra, "error": self.error}, self.status)
 
 
+class _Json(Response):
+    """A response whose headers are known: what Starlette would find out about each anew."""
+
+    def __init__(self, body: bytes, status: int) -> None:
+        self.status_code, self.body, self.background = status, body, None
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+
+
 def answer(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+    return _Json(msgspec.json.encode(body), status)
 
 
 async def read_body(request: Request, limit_bytes: int = wire.MAX_BODY_BYTES) -> bytes:
     """The whole body, or 413 as soon as it is larger than the limit."""
     parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit_bytes:
-                raise Problem(413, f"the request body is larger than {limit_bytes} bytes")
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise Problem(400, "the connection ended before the whole body was there") from error
+    size, more = 0, True
+    while more:  # as request.stream() does, without its cost
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "the connection ended before the whole body was there")
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size > limit_bytes:
+            raise Problem(413, f"the request body is larger than {limit_bytes} bytes")
+        parts.append(part)
     return b"".join(parts)
 
 
@@ -56,6 +65,11 @@ async def decode(
     body = await read_body(request, limit_bytes)
     if empty_ok and not body.strip():
         return kind()
+    return decoded(body, kind)
+
+
+def decoded(body: bytes, kind: type[T]) -> T:
+    """JSON as `kind`, or 400 with the path of what is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -80,7 +94,8 @@ def token_of(request: Request) -> str | None:
 
 def one_header(request: Request, name: str) -> str:
     """A header's value; "" when absent, 400 when sent twice (which one would count?)."""
-    values = request.headers.getlist(name)
+    key = name.lower().encode("latin-1")  # the server has lowered the names of headers
+    values = [value.decode("latin-1") for found, value in request.scope["headers"] if found == key]
     if len(values) > 1:
         raise Problem(400, f"the header {name} was sent {len(values)} times; send it once")
     return values[0].strip(" \t") if values else ""  # nothing else is white space in a header

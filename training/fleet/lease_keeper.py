@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import random
 import threading
 from types import TracebackType
 from typing import Protocol, Self
 
+from cis490.clock import Clock, SystemClock
 from cis490.logs import event
-from training.fleet.client import FleetError, LeaseGone
+from training.fleet.client import FleetError, LeaseGone, backoff_s
 from training.fleet.wire import Progress
 from training.fleet.worker_state import LeaseRecord
 
@@ -22,17 +25,23 @@ class Heart(Protocol):
 
 
 class LeaseKeeper:
-    """Beats at once and then every `heartbeat_s`, from `__enter__` to `__exit__`.
+    """Beats at once and then every `heartbeat_s`, from `__enter__` to `__exit__`; sooner after a failure.
 
-    The main thread sets `progress` and reads `lost`. An outage is not a loss: only a 410 is.
+    The main thread sets `progress` and reads `lost` and `deadline_s`. An outage is not a loss: only a 410 is.
     """
 
-    def __init__(self, heart: Heart, record: LeaseRecord) -> None:
+    def __init__(
+        self, heart: Heart, record: LeaseRecord, clock: Clock | None = None, granted_s: float = -math.inf
+    ) -> None:
+        """`granted_s`: when the claim was sent, on `clock`; -inf when that is not known for certain."""
         self.progress: Progress | None = None
         self.lost: str | None = None
         """The receiver's reason once the lease has ended; the trainer must then be ended too."""
+        self.deadline_s = granted_s + record.lease_s
+        """Until when the lease holds for certain: counted from the *sending* of what was confirmed last."""
         self._heart = heart
         self._record = record
+        self._clock = clock or SystemClock()
         self._failures = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease-{record.key}", daemon=True)
@@ -51,6 +60,7 @@ class LeaseKeeper:
     def beat(self) -> None:
         """Send one heartbeat; what goes wrong is remembered or logged, never raised."""
         record = self._record
+        sent_s = self._clock.now_s()
         try:
             self._heart.heartbeat(record.job_id, record.token, self.progress)
         except LeaseGone as gone:
@@ -62,11 +72,19 @@ class LeaseKeeper:
                     logger, "job.heartbeat_failing", level=logging.WARNING, job=record.name, reason=str(error)
                 )
         else:
+            self.deadline_s = sent_s + record.lease_s
             if self._failures:
                 event(logger, "job.heartbeat_restored", job=record.name, failures=self._failures)
             self._failures = 0
 
+    def _pause_s(self) -> float:
+        usual_s = self._record.heartbeat_s
+        if not self._failures:
+            return usual_s
+        # A trainer may stand still until the next answer; the jitter keeps a fleet from asking in step.
+        return min(usual_s, 0.1 * usual_s + backoff_s(self._failures - 1, random.random(), cap_s=usual_s))
+
     def _run(self) -> None:
         while not self._closing.is_set() and self.lost is None:
             self.beat()
-            self._closing.wait(self._record.heartbeat_s)
+            self._closing.wait(self._pause_s())

@@ -4,7 +4,8 @@ Durability: SQLite in WAL mode with `synchronous=FULL`. What was committed survi
 
 Memory that mirrors the database is only read and changed by the holder of the lock, and the lock is
 held until the commit, so nobody sees what may still be rolled back. After any rollback the mirror is
-rebuilt (`rebuild`), and what memory alone knew is put back (`on_rollback`).
+rebuilt (`rebuild`), and what memory alone knew is put back (`on_rollback`). The one exception is the
+renewal of a lease, which may happen during a commit; `settle` tells when memory and disk agree.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cis490.database import sqlite
+from cis490.failpoints import failpoint
 from training.fleet.sql import MIGRATIONS, STATEMENTS
 
 T = TypeVar("T")
@@ -37,8 +39,11 @@ class Ledger(ABC):
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._restorers: list[Callable[[], None]] = []
+        self._open = self._torn = False
+        """Whether a transaction runs; whether taking one back failed half-way (the disk did not even let us read)."""
         self._connection = sqlite.connect(self._path)
         sqlite.migrate(self._connection, MIGRATIONS)
+        failpoint("ledger.migrated")
 
     def close(self) -> None:
         """Close the database; nobody may use this object afterwards."""
@@ -50,6 +55,10 @@ class Ledger(ABC):
     @abstractmethod
     def rebuild(self) -> None:
         """Make memory agree with the database again; called after every rollback."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """What memory shows now is what the disk holds: a transaction was committed, or taken back whole."""
 
     def on_rollback(self, restore: Callable[[], None]) -> None:
         """How to take back what the running transaction is about to change in memory alone."""
@@ -67,8 +76,7 @@ class Ledger(ABC):
         reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         if reader is None:
             reader = self._local.reader = sqlite.connect(self._path, readonly=True)
-            with self._lock:
-                self._readers.append(reader)
+            self._readers.append(reader)  # not under the lock: a first read would wait for a commit
         return reader.execute(STATEMENTS[statement], values).fetchall()
 
     def run_batch(self, calls: Iterable[Callable[[], T]]) -> list[T | Exception]:
@@ -76,52 +84,87 @@ class Ledger(ABC):
 
         Raises `QueueUnavailable` when the commit fails: then nothing of the batch has happened.
         """
-        results: list[T | Exception] = []
         with self._lock, self._transaction():
-            for call in calls:
-                try:
-                    with self._transaction("request"):
-                        results.append(call())
-                except sqlite3.Error as error:
-                    failed = QueueUnavailable(f"{self._path}: {error}; nothing was changed")
-                    if not self._connection.in_transaction:  # a full disk: SQLite took the whole batch back
-                        raise failed from error
-                    results.append(failed)
-                except Exception as error:  # noqa: BLE001 - whoever made that request gets it
-                    results.append(error)
-        return results
+            return [self._request(call) for call in calls]
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
-        """One event: a transaction of its own, or a savepoint in the one that runs."""
-        with self._lock, self._transaction("event" if self._connection.in_transaction else None):
-            yield
+        """One event: a transaction of its own, or a part of the one that runs.
+
+        What is raised in a part must travel on to the end of its request, which is where it is taken back.
+        """
+        with self._lock:
+            if self._open:
+                yield
+            else:
+                with self._transaction():
+                    yield
+
+    def _request(self, call: Callable[[], T]) -> T | Exception:
+        """One call of a batch: its result, or what it raised, with its own work taken back."""
+        mark = len(self._restorers)
+        try:
+            self._connection.execute("SAVEPOINT request")
+            result = call()
+            self._connection.execute("RELEASE request")
+        except Exception as error:  # whoever made that request gets it
+            if not self._connection.in_transaction:  # a full disk: SQLite took the whole batch back
+                raise self._unavailable(error) from error
+            self._undo(mark, "ROLLBACK TO request", "RELEASE request")
+            if not isinstance(error, sqlite3.Error | OSError):
+                return error
+            failed = self._unavailable(error)
+            failed.__cause__ = error
+            return failed
+        return result
 
     @contextmanager
-    def _transaction(self, savepoint: str | None = None) -> Iterator[None]:
-        mark = len(self._restorers)
-        self._connection.execute(f"SAVEPOINT {savepoint}" if savepoint else "BEGIN")
+    def _transaction(self) -> Iterator[None]:
+        self._begin()
         try:
             yield
         except BaseException:
-            self._undo(savepoint, mark)
+            self._roll_back()
             raise
         try:
-            self._connection.execute(f"RELEASE {savepoint}" if savepoint else "COMMIT")
-        except sqlite3.Error as error:
-            self._undo(savepoint, mark)
+            failpoint("ledger.before_commit")
+            self._connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._roll_back()
             raise QueueUnavailable(
                 f"{self._path}: the commit failed ({error}); nothing was changed"
             ) from error
-        if savepoint is None:
-            self._restorers.clear()
+        self._open = False
+        self._restorers.clear()
+        self.settle()
+        failpoint("ledger.committed")
 
-    def _undo(self, savepoint: str | None, mark: int) -> None:
-        if self._connection.in_transaction:  # some errors (a full disk) have rolled back already
-            self._connection.execute(f"ROLLBACK TO {savepoint}" if savepoint else "ROLLBACK")
-            if savepoint:
-                self._connection.execute(f"RELEASE {savepoint}")
+    def _begin(self) -> None:
+        try:
+            failpoint("ledger.before_begin")
+            if self._torn:
+                self._roll_back()
+            self._connection.execute("BEGIN")
+            self._open = True
+        except (sqlite3.Error, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _roll_back(self) -> None:
+        self._open = False
+        self._undo(0, "ROLLBACK")
+        self.settle()
+
+    def _undo(self, mark: int, *statements: str) -> None:
+        """Take the database back, then memory. When even that fails, the next transaction begins with it."""
+        self._torn = True
         for restore in reversed(self._restorers[mark:]):
             restore()
         del self._restorers[mark:]
+        if self._connection.in_transaction:  # some errors (a full disk) have rolled back already
+            for statement in statements:
+                self._connection.execute(statement)
         self.rebuild()
+        self._torn = False
+
+    def _unavailable(self, error: Exception) -> QueueUnavailable:
+        return QueueUnavailable(f"{self._path}: {error}; nothing was changed")

@@ -2,7 +2,7 @@
 
 A claim looks at one head per class instead of at every job, and a host's eligibility for a class is
 cached until the manifest or its capability changes. Heads are a cache of the database as the writing
-connection sees it: any write to a class forgets its head, a failed transaction forgets them all.
+connection sees it: any write to a class makes its head stale, a failed transaction all of them.
 
 Not thread-safe: the queue's lock guards it.
 """
@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from training.fleet import eligibility
-from training.fleet.eligibility import HostView, Learned, Requirement, Rules, requirement_of, ripened
+from training.fleet.eligibility import (
+    HostView,
+    Learned,
+    Requirement,
+    Rivals,
+    Rules,
+    requirement_of,
+    ripened,
+    rivals_among,
+)
 from training.fleet.rows import dumps
 from training.fleet.sql import STATEMENTS
 from training.fleet.types import Capability, HostSpec, JobSpec
@@ -28,12 +38,13 @@ class Head:
 
     seq: int
     job_id: str
+    """"" where nobody needs to know it."""
     priority: int
+    order: tuple[int, int] = field(init=False)
+    """Smaller goes first: larger priority, then older."""
 
-    @property
-    def order(self) -> tuple[int, int]:
-        """Smaller goes first: larger priority, then older."""
-        return (-self.priority, self.seq)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "order", (-self.priority, self.seq))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,18 @@ class Seen:
     last_failed_job: str | None = None
 
 
+@dataclass(slots=True)
+class _Fit:
+    """What is known of one host as it reports itself under one policy."""
+
+    spec: HostSpec | None
+    detected: Capability
+    effective: Capability
+    known: set[int] = field(default_factory=set)
+    """The classes that were judged, and of these the ones it fits:"""
+    fits: set[int] = field(default_factory=set)
+
+
 class Matcher:
     """The classes with their heads, the hosts, and what is known of who fits what."""
 
@@ -58,23 +81,32 @@ class Matcher:
         self._live_s = live_s
         self._ids: dict[Requirement, int] = {}
         self._requirements: dict[int, Requirement] = {}
-        self._heads: dict[int, Head | None] = {}
+        self._wishing: list[int] = []
+        self._heads: dict[int, Head] = {}
+        self._stale: set[int] = set()
+        """Classes whose entry in `_heads` has to be read again."""
+        self._news: set[int] = set()
         self._next_ripe: dict[int, float | None] = {}
-        self._fits: dict[str, tuple[HostSpec | None, Capability, dict[int, bool]]] = {}
+        self._fits: dict[str, _Fit] = {}
+        self.judged = 0
+        """How often a host was judged for a class, ever: the dear part of a claim and of a round."""
         self.rules = Rules()
         self.hosts: Mapping[str, HostSpec] = {}
         self.seen: dict[str, Seen] = {}
+        self.drained: dict[str, str] = {}
+        """Why a host shall take no more jobs, for each that an operator drained."""
         self.forget()
 
     def forget(self) -> None:
-        """Drop everything that mirrors the database; it is read again when asked for."""
-        self._heads.clear()
-        self._next_ripe.clear()
-        self._ids.clear()
-        self._requirements.clear()
-        self._fits.clear()
+        """Drop everything that mirrors the database; it is read again when asked for. (The hosts' own calls
+        are no mirror: `seen` stays.)"""
+        for mirror in (self._heads, self._next_ripe, self._ids, self._requirements, self._fits):
+            mirror.clear()
+        self._wishing.clear()
+        self._stale.clear()
         for class_id, key in self._connection.execute(STATEMENTS["classes"]):
             self._know(class_id, _parse(key))
+        self.drained = dict(self._connection.execute(STATEMENTS["drained"]).fetchall())
 
     def policy(self, rules: Rules, hosts: Mapping[str, HostSpec]) -> None:
         """A new manifest is in force."""
@@ -92,11 +124,12 @@ class Matcher:
 
     def wishing(self) -> list[int]:
         """The classes whose jobs wait for something that a grace period ends."""
-        return [key for key, requirement in self._requirements.items() if requirement.may_ripen]
+        return list(self._wishing)
 
     def touch(self, class_id: int) -> None:
         """A job entered or left this class, or changed its order in it."""
-        self._heads.pop(class_id, None)
+        self._stale.add(class_id)
+        self._news.add(class_id)
         self._next_ripe.pop(class_id, None)
 
     def _class(self, requirement: Requirement) -> int:
@@ -112,25 +145,41 @@ class Matcher:
     def _know(self, class_id: int, requirement: Requirement) -> None:
         self._ids[requirement] = class_id
         self._requirements[class_id] = requirement
+        self._stale.add(class_id)
+        if requirement.may_ripen:
+            self._wishing.append(class_id)
 
-    def _head(self, class_id: int) -> Head | None:
-        if class_id not in self._heads:
+    def heads(self) -> Mapping[int, Head]:
+        """The best waiting job of each class that has one. Valid until the next change of a job."""
+        while self._stale:
+            class_id = self._stale.pop()
             row = self._connection.execute(STATEMENTS["class_head"], {"class_id": class_id}).fetchone()
-            self._heads[class_id] = Head(*row) if row is not None else None
-        return self._heads[class_id]
+            if row is None:
+                self._heads.pop(class_id, None)
+            else:
+                self._heads[class_id] = Head(*row)
+        return self._heads
+
+    def news(self) -> set[int]:
+        """The classes that have changed since this was last asked."""
+        found, self._news = self._news, set()
+        return found
+
+    def following(self, class_id: int, most: int) -> list[Head]:
+        """The `most` best jobs of a class after its head, in order."""
+        values = {"class_id": class_id, "most": most}
+        return [Head(*row) for row in self._connection.execute(STATEMENTS["class_following"], values)]
 
     # -- ripening
 
     def ripen(self, now_s: float) -> int:
         """Move the jobs whose grace is over into the class without the wish; how many moved."""
         moved = 0
-        for class_id, requirement in list(self._requirements.items()):
-            if not requirement.may_ripen:
-                continue
+        for class_id in self.wishing():
             due = self.next_ripe(class_id)
             if due is None or due > now_s:
                 continue
-            target = self._class(ripened(requirement))
+            target = self._class(ripened(self._requirements[class_id]))
             cursor = self._connection.execute(
                 STATEMENTS["class_ripen"], {"class_id": class_id, "ripe_class_id": target, "now_s": now_s}
             )
@@ -147,7 +196,7 @@ class Matcher:
 
     def next_ripe_at(self) -> float | None:
         """When the next grace ends, over all classes."""
-        due = [self.next_ripe(key) for key, value in self._requirements.items() if value.may_ripen]
+        due = (self.next_ripe(class_id) for class_id in self._wishing)
         return min((at for at in due if at is not None), default=None)
 
     # -- hosts
@@ -156,16 +205,28 @@ class Matcher:
         """A host as matching sees it now."""
         return self.view_as(name, self.hosts.get(name), now_s, busy)
 
-    def view_as(self, name: str, spec: HostSpec | None, now_s: float, busy: int) -> HostView:
-        """The same under another policy than the manifest's."""
-        seen = self.seen.get(name)
+    def view_as(
+        self, name: str, spec: HostSpec | None, now_s: float, busy: int, detected: Capability | None = None
+    ) -> HostView:
+        """The same under another policy than the manifest's; with `detected`, as if it called now with that."""
+        seen, drained = self.seen.get(name), self.drained.get(name)
+        if detected is not None:
+            paused = seen.paused_reason if seen is not None else None
+            return HostView(
+                name, spec, self._fit(name, spec, detected).effective, True, 0.0, busy, paused, drained
+            )
         if seen is None:
             declared = spec.capability if spec is not None else Capability()
-            return HostView(name, spec, declared, live=False)
-        capability, _ = eligibility.effective(seen.capability, spec)
+            return HostView(name, spec, declared, live=False, drained_reason=drained)
+        capability = self._fit(name, spec, seen.capability).effective
         ago = max(0.0, now_s - seen.at_s)
         live = ago <= self._live_s or busy > 0
-        return HostView(name, spec, capability, live, ago if seen.heard else None, busy, seen.paused_reason)
+        shown_s = ago if seen.heard else None
+        return HostView(name, spec, capability, live, shown_s, busy, seen.paused_reason, drained)
+
+    def dies_at(self, name: str) -> float:
+        """When this host, which has called, counts as lost if it neither calls again nor holds a lease."""
+        return self.seen[name].at_s + self._live_s
 
     def names(self) -> list[str]:
         """Every host of the manifest and every host that has called."""
@@ -175,7 +236,9 @@ class Matcher:
         """A host called. True when it is new or reports something else than before."""
         old = self.seen.get(name)
         if old is not None and old.capability == capability:
-            self.seen[name] = replace(old, at_s=now_s, wall_s=wall_s, heard=True)
+            self.seen[name] = Seen(
+                old.capability, now_s, wall_s, True, old.paused_reason, old.failures_in_a_row, old.last_failed_job
+            )  # fmt: skip
             return False
         self.seen[name] = (
             Seen(capability, now_s, wall_s)
@@ -194,30 +257,34 @@ class Matcher:
     # -- the decision
 
     def best(self, host: HostView, others: Iterable[HostView]) -> Head | None:
-        """The job this host gets now: the best head among the classes it may run.
+        """The job this host gets now. `others` is looked at only when a job with a preference waits."""
+        heads = self.heads()
+        class_id = self.choose(host, heads, Fleet(self, others).rivals)
+        return None if class_id is None else heads[class_id]
+
+    def choose(
+        self, host: HostView, heads: Mapping[int, Head], rivals: Callable[[int], Rivals]
+    ) -> int | None:
+        """The class whose head this host gets: the best one among the classes it may run.
 
         The same functions as in `eligibility.checks`: policy and capability (cached per class), the
         host's state, and for classes with a preference whether a better live host could take the job.
         """
-        if not all(check.ok for check in eligibility.state_checks(host)):
+        fitting = self.fitting(host, heads.keys())
+        if not fitting or not host.is_ready:
             return None
-        fits = self._fits_of(host)
-        rivals: list[HostView] | None = None
-        best: Head | None = None
-        for class_id, requirement in self._requirements.items():
-            head = self._heads[class_id] if class_id in self._heads else self._head(class_id)
-            if head is None or (best is not None and best.order < head.order):
+        best: int | None = None
+        best_order: tuple[int, int] | None = None
+        for class_id in fitting:
+            order = heads[class_id].order
+            if best_order is not None and best_order < order:
                 continue
-            known = fits.get(class_id)
-            if known is None:
-                known = fits[class_id] = eligibility.fits(requirement, host, self.rules)
-            if not known:
-                continue
-            if requirement.has_preference:
-                rivals = list(others) if rivals is None else rivals
-                if not eligibility.preference_check(requirement, host, rivals, self.rules).ok:
-                    continue
-            best = head
+            requirement = self._requirements[class_id]
+            if (
+                not requirement.has_preference
+                or eligibility.preference_check(requirement, host, rivals(class_id)).ok
+            ):
+                best, best_order = class_id, order
         return best
 
     def waiting_for(self, host: HostView, waiting: Mapping[int, int]) -> int:
@@ -227,13 +294,65 @@ class Matcher:
             n for key, n in waiting.items() if key in known and eligibility.fits(known[key], host, self.rules)
         )
 
-    def _fits_of(self, host: HostView) -> dict[int, bool]:
-        cached = self._fits.get(host.name)
-        if cached is not None and cached[0] is host.spec and cached[1] == host.capability:
-            return cached[2]
-        fresh: dict[int, bool] = {}
-        self._fits[host.name] = (host.spec, host.capability, fresh)
-        return fresh
+    def fitting(self, host: HostView, classes: AbstractSet[int]) -> set[int]:
+        """Those of the classes that the host's policy and capability fit."""
+        found = self._fits.get(host.name)
+        if found is None or found.spec is not host.spec or found.effective != host.capability:
+            found = _Fit(host.spec, host.capability, host.capability)
+        for class_id in classes - found.known:
+            found.known.add(class_id)
+            self.judged += 1
+            if eligibility.fits(self._requirements[class_id], host, self.rules):
+                found.fits.add(class_id)
+        return found.fits & classes
+
+    def known_to_fit_none(self, name: str, detected: Capability, classes: AbstractSet[int]) -> bool:
+        """Is it known already that a host of the manifest in force, if it called with this, fits none of them?"""
+        found = self._fits.get(name)
+        return (
+            found is not None and found.spec is self.hosts.get(name)
+            and (found.detected is detected or found.detected == detected)
+            and found.known.issuperset(classes) and found.fits.isdisjoint(classes)
+        )  # fmt: skip
+
+    def _fit(self, name: str, spec: HostSpec | None, detected: Capability) -> _Fit:
+        found = self._fits.get(name)
+        if (
+            found is None
+            or found.spec is not spec
+            or (found.detected is not detected and found.detected != detected)
+        ):
+            effective, _ = eligibility.effective(detected, spec)
+            found = self._fits[name] = _Fit(spec, detected, effective)
+        return found
+
+
+class Fleet:
+    """All hosts at one instant, and whom the jobs of each class may wait for. Short-lived."""
+
+    def __init__(self, matcher: Matcher, hosts: Iterable[HostView]) -> None:
+        self._matcher, self._hosts = matcher, hosts
+        self._able: list[HostView] | None = None
+        self._rivals: dict[int, Rivals] = {}
+
+    def rivals(self, class_id: int) -> Rivals:
+        """As `eligibility.rivals_of`, with what is cached of who fits what."""
+        if class_id not in self._rivals:
+            if self._able is None:
+                self._able = [host for host in self._hosts if host.takes_jobs]
+            one = {class_id}
+            able = [host for host in self._able if self._matcher.fitting(host, one)]
+            self._rivals[class_id] = rivals_among(self._matcher.requirement(class_id), able)
+        return self._rivals[class_id]
+
+    def waited_for(self) -> list[HostView]:
+        """The hosts that could meet a wish somebody has asked about."""
+        names = {
+            name
+            for found in self._rivals.values()
+            for name in (*found.releaser, *found.cuda, *found.unfailed)
+        }
+        return [host for host in self._able or () if host.name in names]
 
 
 def _parse(key: str) -> Requirement:

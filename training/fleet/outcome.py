@@ -12,13 +12,12 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from training.fleet.guard_rules import EndReason
+from training.fleet.guard_wire import TrainerEnd
 from training.fleet.types import FailClass
 from training.fleet.wire import MAX_ERROR_CHARS, FailRequest, Progress
-
-EndReason = Literal["asked", "timeout", "stalled"]
-"""Why the worker ended a run: it was asked to stop or lost the lease, or one of the job's limits was reached."""
 
 FAIL_CLASS_OF: Mapping[int, FailClass] = {
     64: "bad_config",
@@ -35,6 +34,7 @@ _FAIL_CLASS_OF_END: Mapping[EndReason, FailClass] = {
     "asked": "preempted",
     "timeout": "timeout",
     "stalled": "stalled",
+    "frozen": "preempted",
 }
 
 MAX_LINE_CHARS = 500
@@ -44,17 +44,6 @@ _SIGKILL = 9  # absent from `signal` on Windows
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 _MARKERS = re.compile(r"\s*[~^]+\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessEnd:
-    """What the operating system tells of a process that has ended; None where it does not tell."""
-
-    exit_code: int | None
-    signal_number: int | None
-    """Set instead of `exit_code` when a signal ended it."""
-    peak_rss_mib: float | None
-    cpu_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +58,7 @@ class RunResult:
     oom_killed: bool = False
     """Whether the kernel's out-of-memory killer was at work; asked only about a SIGKILL that was not ours."""
     duration_s: float = 0.0
+    frozen_s: float = 0.0
     peak_rss_mib: float | None = None
     cpu_s: float | None = None
     stderr: str = ""
@@ -80,6 +70,23 @@ class RunResult:
     def succeeded(self) -> bool:
         """Also when it was asked to stop at the same moment: a finished result counts."""
         return self.exit_code == 0 and self.ended_by in (None, "asked")
+
+
+def result_of(end: TrainerEnd, metrics: Mapping[str, float]) -> RunResult:
+    """What the guard saw, and what the trainer itself reported."""
+    return RunResult(
+        exit_code=end.exit_code,
+        signal_number=end.signal_number,
+        ended_by=end.ended_by,
+        limit_s=end.limit_s,
+        oom_killed=end.oom_killed,
+        duration_s=end.duration_s,
+        frozen_s=end.frozen_s,
+        peak_rss_mib=end.peak_rss_mib,
+        cpu_s=end.cpu_s,
+        stderr=clean(end.stderr.encode("utf-8", "replace")),
+        metrics=metrics,
+    )
 
 
 def fail_class(result: RunResult) -> FailClass:
@@ -97,6 +104,8 @@ def how_it_ended(result: RunResult) -> str:
         return f"ended after {result.duration_s:.0f} s: it ran longer than timeout_s = {result.limit_s:g}"
     if result.ended_by == "stalled":
         return f"ended after {result.duration_s:.0f} s: no progress line for stall_s = {result.limit_s:g}"
+    if result.ended_by == "frozen":
+        return f"ended because it was frozen for more than {result.limit_s:g} s, waiting for the receiver"
     if result.signal_number is not None:
         why = ", out of memory: the kernel ended it" if result.oom_killed else ""
         return f"killed by {signal_name(result.signal_number)}{why}"

@@ -10,20 +10,21 @@ renewals are the exception: they stay in memory, and a restart grants every live
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cis490.failpoints import failpoint
 from training.fleet import catalog, eligibility, explain, rows
 from training.fleet.budgets import HOST_FAULTS
 from training.fleet.eligibility import HostView, Learned, Rules
-from training.fleet.leases import LiveLease, same_token
+from training.fleet.leases import LiveLease
 from training.fleet.ledger import QueueUnavailable
-from training.fleet.lifecycle import Decision, Move, Refusal, decide, status_of
+from training.fleet.lifecycle import Decision, Move, Refusal, decide, phase_of, status_of
 from training.fleet.queue_state import QueueState
 from training.fleet.rows import AttemptEnd, AttemptRow, JobRow, Outcome
 from training.fleet.specs import Reference
-from training.fleet.types import Capability, FailClass, HostSpec, Manifest, Policy, Status
+from training.fleet.types import Capability, DatasetPin, FailClass, HostSpec, Manifest, Policy, Status
 from training.fleet.wire import MAX_ERROR_CHARS, Progress
 
 __all__ = ["FROM_MANIFEST", "Claim", "JobQueue", "QueueUnavailable"]
@@ -70,6 +71,11 @@ class JobQueue(QueueState):
             before = self.policy, self.reference, self.matcher.rules, self.matcher.hosts, self._graces
             self.on_rollback(lambda: self._put_policy_back(*before))
             self.policy = manifest.policy
+            if manifest.dataset is not None:
+                self.execute(
+                    "dataset_add", dataset_id=manifest.dataset.dataset_id, path=manifest.dataset.path
+                )
+            failpoint("queue.before_manifest")
             counts = self.sync_from_manifest([job.to_dict() for job in manifest.jobs], reference=reference)
             self.adopt_policy(manifest, trainer_digest=trainer_digest)
         return counts
@@ -116,6 +122,12 @@ class JobQueue(QueueState):
             self.reference = wanted
         return counts
 
+    def datasets(self) -> dict[str, DatasetPin]:
+        """Every dataset that a manifest in force has pinned, by its id."""
+        return {
+            row["dataset_id"]: DatasetPin(row["dataset_id"], row["path"]) for row in self.read("datasets")
+        }
+
     # -- worker events
 
     def claim_next(
@@ -150,12 +162,13 @@ class JobQueue(QueueState):
                 return Claim(admitted=False, reason=f"{admitted.message}; {admitted.hint}")
             known = self.leases.by_request(host, claim_request) if claim_request else None
             if known is not None:
+                known.deadline_s = now_s + self.stale_after_s  # the host counts its lease from this repeat
                 return Claim(self.row(known.job_id), known)
             self.saw(host, capability)
             self.matcher.ripen(now_s)
             limited = isinstance(host_spec, _FromManifest) or (spec is not None and spec.slots is not None)
             view = self.matcher.view_as(host, spec, now_s, self.leases.busy(host) if limited else 0)
-            head = self.matcher.best(view, self.views(now_s))
+            head = self.matcher.best(view, self._others(now_s))
             if head is None:
                 return Claim(reason=_why_nothing(view))
             return self._grant(head.job_id, host, with_token, claim_request)
@@ -164,11 +177,8 @@ class JobQueue(QueueState):
         self, job_id: str, host: str, *, token: str | None = None, progress: Progress | None = None
     ) -> Outcome:
         """Renew the lease. In memory, except the first one and the return from a lapse."""
-        with self._lock:
-            lease = self.leases.get(job_id)
-            if lease is not None and lease.running and lease.host == host and same_token(lease.token, token):
-                self.renew_lease(lease, progress)
-                return Outcome(True)
+        if self.renew_lease(job_id, host, token=token, progress=progress):
+            return Outcome(True)
         with self.atomic():
             row, attempt, decision = self.judge(job_id, host, token, "heartbeat")
             if not isinstance(decision, Move):
@@ -183,7 +193,7 @@ class JobQueue(QueueState):
                 self.execute("attempt_reopen", job_id=job_id, epoch=row.epoch)
             self.save(row, new, "heartbeat", f"host:{host}")
             lease = self.enter_lease(new, attempt)
-            lease.progress = progress
+            lease.progress, lease.heard_s = progress, self.clock.now_s()
             return Outcome(True, new)
 
     def complete(
@@ -214,6 +224,7 @@ class JobQueue(QueueState):
                 dataset_id=attempt.dataset_id, trainer_digest=attempt.trainer_digest,
             )  # fmt: skip
             self.end_attempt(row, AttemptEnd("completed", artifact_id=artifact_id, **_usage(usage)))
+            failpoint("queue.half_completed")
             self.save(row, new, "complete", f"host:{host}")
             self.count_failure(host, None)
             return Outcome(True, new)
@@ -244,6 +255,7 @@ class JobQueue(QueueState):
             self.end_attempt(row, end)
             changed = replace(_not_lost(row), program_failures=row.program_failures + 1, last_error=text)
             new = self.put_back(changed, decision, learned)
+            failpoint("queue.half_failed")
             self.save(row, new, "fail", f"host:{host}", detail=fail_class)
             if fail_class in HOST_FAULTS:
                 self.count_failure(host, job_id)
@@ -258,6 +270,7 @@ class JobQueue(QueueState):
             assert row is not None and attempt is not None
             self.end_attempt(row, AttemptEnd("released", error=reason[-MAX_ERROR_CHARS:] or None))
             new = self.put_back(_not_lost(row), decision, replace(row.learned, wait_for_host=host))
+            failpoint("queue.half_released")
             self.save(row, new, "release", f"host:{host}", detail=reason[:200])
             return Outcome(True, new)
 
@@ -274,6 +287,15 @@ class JobQueue(QueueState):
                 trainer_digest=attempt.trainer_digest,
             )  # fmt: skip
             return Outcome(True, of_attempt)
+
+    def may_upload(self, job_id: str, epoch: int) -> bool:
+        """May this attempt still send its artifact: is its lease live, or lapsed with nobody else in its place?
+        As committed, on a connection of the calling thread's own."""
+        found = self.read("job_get", job_id=job_id)
+        if not found:
+            return False
+        row = rows.job_row(found[0])
+        return row.epoch == epoch and (row.lapsed or row.status in ("claimed", "running"))
 
     def record_upload(self, job_id: str, epoch: int, artifact_id: str, size_bytes: int) -> None:
         """The store holds this artifact, verified and on disk, for this attempt."""
@@ -302,6 +324,7 @@ class JobQueue(QueueState):
                 return Outcome(True, row)
             self.end_attempt(row, AttemptEnd("cancelled"))
             new = replace(row, status="cancelled", lapsed=False, ready_at=None)
+            failpoint("queue.half_cancelled")
             self.save(row, new, "cancel", actor)
             return Outcome(True, new)
 
@@ -321,6 +344,7 @@ class JobQueue(QueueState):
     def renew(self, row: JobRow, decision: Move, event: str, actor: str) -> JobRow:
         """Back to pending with fresh budgets, as a new generation if the decision says so. In a transaction."""
         self.end_attempt(row, AttemptEnd("superseded"))
+        failpoint("queue.half_renewed")
         fresh = replace(
             row, host_losses=0, program_failures=0, last_error=None, claimed_by=None, claimed_at=None
         )
@@ -339,24 +363,26 @@ class JobQueue(QueueState):
 
     # -- the reaper's events
 
-    def sweep_stale(self) -> int:
-        """End every lease that has run out; ripen what waited long enough. How many leases ended."""
+    def sweep_stale(self, now_s: float | None = None) -> int:
+        """End every lease that has run out (by `now_s`, else now); ripen what waited long enough. How many ended."""
         with self.atomic():
-            now_s = self.clock.now_s()
+            now_s = self.clock.now_s() if now_s is None else now_s
             swept = 0
             for lease in self.leases.expired(now_s):
-                swept += self._expire(lease)
+                if self.leases.take_expired(lease, now_s):  # else a heartbeat came this very moment
+                    swept += self._expire(lease)
             self.matcher.ripen(now_s)
             return swept
 
     def extend_leases(self, seconds: float) -> None:
         """The receiver was away (suspended, stalled): nobody could renew, so nobody is punished."""
         with self._lock:
-            self.leases.extend(seconds)
+            self.leases.extend(seconds, latest_s=self.clock.now_s() + self.stale_after_s)
 
     def flush_heartbeats(self) -> None:
         """Write the display times that only memory knows: one transaction for the whole fleet."""
         with self.atomic():
+            self.note_all_heard()
             for lease in self.leases.all():
                 if lease.heartbeat_at is not None:
                     self.execute("job_seen", job_id=lease.job_id, epoch=lease.epoch, at=lease.heartbeat_at)
@@ -396,6 +422,7 @@ class JobQueue(QueueState):
         """Last-seen capability of every host that ever called, and how matching sees it."""
         waiting = {row["class_id"]: int(row["n"]) for row in self.read("class_waiting")}
         with self._lock:
+            self.note_all_heard()
             return explain.workers(self, self.clock.now_s(), waiting)
 
     def explain(self, job_id: str) -> dict[str, Any] | None:
@@ -425,33 +452,40 @@ class JobQueue(QueueState):
     # -- inside a transaction
 
     def _grant(self, job_id: str, host: str, with_token: bool, claim_request: str | None) -> Claim:
-        before = self.row(job_id)
-        assert before is not None
         wall = self.clock.wall_s()
-        self.end_attempt(before, AttemptEnd("superseded"))
-        raw = self.execute("job_claim", job_id=job_id, host=host, at=wall).fetchone()
-        row = rows.job_row(raw)
+        row = rows.job_row(self.execute("job_claim", job_id=job_id, host=host, at=wall).fetchone())
+        # a job that waits has an attempt without an end only if its lease lapsed: nobody may come back to it now
+        lapsed = row.epoch > 1 and self.end_attempt(
+            replace(row, epoch=row.epoch - 1), AttemptEnd("superseded")
+        )
         token = self._new_token() if with_token else None
-        seen = self.matcher.seen[host].capability
+        seen, dataset_id = self.matcher.seen[host].capability, self.reference.dataset_id
         self.execute(
             "attempt_add", job_id=job_id, epoch=row.epoch, generation=row.generation, host=host, token=token,
-            claim_request=claim_request, at=wall, dataset_id=self.reference.dataset_id,
+            claim_request=claim_request, at=wall, dataset_id=dataset_id,
             trainer_digest=seen.trainer_digest or self.reference.trainer_digest,
         )  # fmt: skip
         self.matcher.touch(row.class_id)
-        self.audit_add(f"host:{host}", "claim", job_id, before.phase, row.phase, row.epoch)
-        return Claim(row, self.enter_lease(row, self.attempt(row)))
+        failpoint("queue.half_claimed")
+        before = phase_of("pending", bool(lapsed))
+        self.audit_add(f"host:{host}", "claim", job_id, before, row.phase, row.epoch)
+        return Claim(row, self.grant_lease(row, host, token, claim_request, dataset_id))
+
+    def _others(self, now_s: float) -> Iterator[HostView]:
+        """The fleet's hosts, put together only when somebody asks for the first one."""
+        yield from self.views(now_s)
 
     def _expire(self, lease: LiveLease) -> bool:
+        self.note_heard(lease)
         row = self.row(lease.job_id)
         losses = row.host_losses + 1 if row is not None else 0
         budget_left = losses < self.policy.max_host_losses
         decision = decide(row.phase, "expire", budget_left=budget_left) if row is not None else None
         if row is None or row.epoch != lease.epoch or not isinstance(decision, Move):
-            self.leases.end(lease.job_id)  # memory only: the row says that nobody holds it
-            return False
+            return False  # only memory knew it: the row says that nobody holds it
         text = f"{lease.host} stopped reporting: no heartbeat for {self.stale_after_s:g} s (attempt {row.attempts})"
         self.end_attempt(row, AttemptEnd("lapsed", error=text))
+        failpoint("queue.half_expired")
         changed = replace(
             row, host_losses=losses, last_error=text, heartbeat_at=lease.heartbeat_at or row.heartbeat_at
         )

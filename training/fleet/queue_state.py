@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cis490.clock import Clock, SystemClock
-from training.fleet import budgets, rows
+from cis490.failpoints import failpoint
+from training.fleet import budgets, hosts, rows
 from training.fleet.eligibility import HostView, Learned
 from training.fleet.leases import LeaseBook, LiveLease, same_token
 from training.fleet.ledger import Ledger
@@ -58,7 +59,7 @@ class QueueState(Ledger):
         """Memory again from the database; deadlines of leases that are still there are kept."""
         old = {(lease.job_id, lease.epoch): lease for lease in self.leases.all()}
         self.matcher.forget()
-        self.leases.clear()
+        self.leases.clear()  # from here on a heartbeat waits for its turn
         for raw in self.execute("job_live").fetchall():
             row = rows.job_row(raw)
             attempt = self.attempt(row)
@@ -66,7 +67,10 @@ class QueueState(Ledger):
             before = old.get((row.job_id, row.epoch))
             if before is not None:
                 lease.deadline_s, lease.progress = before.deadline_s, before.progress
-                lease.heartbeat_at = before.heartbeat_at
+                lease.heartbeat_at, lease.heard_s = before.heartbeat_at, before.heard_s
+
+    def settle(self) -> None:
+        self.leases.settle()
 
     def _restart(self) -> None:
         """Start-up: every live lease gets one full period, every grace begins anew, and a host that was
@@ -80,7 +84,9 @@ class QueueState(Ledger):
             self.matcher.seen[raw["host"]] = seen
         with self.atomic():
             self.begin_graces_anew()
+        failpoint("queue.before_rebuild")
         self.rebuild()
+        self.settle()
 
     def begin_graces_anew(self) -> None:
         """Every waiting job with a wish has its whole grace period from now: the clock of `ready_at` may be
@@ -100,7 +106,7 @@ class QueueState(Ledger):
         self.matcher.touch(old.class_id)
         self.matcher.touch(new.class_id)
         if new.status not in ("claimed", "running"):
-            self.leases.end(new.job_id)
+            self.end_lease(new.job_id)
         if old.phase != new.phase or old.generation != new.generation or event == "reload":
             self.audit_add(actor, event, new.job_id, old.phase, new.phase, new.epoch, detail)
 
@@ -225,28 +231,57 @@ class QueueState(Ledger):
         if self.matcher.saw(host, found, self.clock.now_s(), wall):
             self.on_rollback(lambda: self.matcher.unsee(host, before))
             self.execute("worker_seen", host=host, capability=rows.dumps(found.to_dict()), at=wall)
+            if before is None:
+                hosts.forget_oldest(self, host)
 
-    def renew_lease(self, lease: LiveLease, progress: Progress | None) -> None:
-        now_s, wall = self.clock.now_s(), self.clock.wall_s()
-        lease.deadline_s = now_s + self.stale_after_s
-        lease.heartbeat_at = wall
-        if progress is not None:
-            lease.progress = progress
+    def renew_lease(
+        self, job_id: str, host: str, *, token: str | None = None, progress: Progress | None = None
+    ) -> bool:
+        """Renew the lease in memory; False when that is not enough (see `LeaseBook.renew`). From any thread,
+        waits neither for the lock nor for the disk."""
+        return self.leases.renew(
+            job_id, host, token, progress, now_s=self.clock.now_s(), wall_s=self.clock.wall_s(),
+            lease_s=self.stale_after_s,
+        )  # fmt: skip
+
+    def end_lease(self, job_id: str) -> None:
+        """Take the lease out of memory; what its heartbeats told of the host is kept."""
+        lease = self.leases.get(job_id)
+        if lease is not None:
+            self.leases.end(job_id)
+            self.note_heard(lease)
+
+    def note_heard(self, lease: LiveLease) -> None:
+        """Heartbeats only touch their lease; what matching knows of the host follows here."""
         seen = self.matcher.seen.get(lease.host)
-        if seen is not None:
-            self.matcher.seen[lease.host] = replace(seen, at_s=now_s, wall_s=wall)
+        if seen is not None and lease.heard_s is not None and lease.heard_s > seen.at_s:
+            wall_s = lease.heartbeat_at or seen.wall_s
+            self.matcher.seen[lease.host] = replace(seen, at_s=lease.heard_s, wall_s=wall_s, heard=True)
+
+    def note_all_heard(self) -> None:
+        for lease in self.leases.all():
+            self.note_heard(lease)
 
     def enter_lease(self, row: JobRow, attempt: AttemptRow) -> LiveLease:
         """Enter a live lease, with one full period from now."""
+        return self.grant_lease(row, attempt.host, attempt.token, attempt.claim_request, attempt.dataset_id)
+
+    def grant_lease(
+        self, row: JobRow, host: str, token: str | None, claim_request: str | None, dataset_id: str | None
+    ) -> LiveLease:
         lease = LiveLease(
-            row.job_id, row.epoch, attempt.host, attempt.token, attempt.claim_request,
-            self.clock.now_s() + self.stale_after_s, attempt.dataset_id, row.status == "running", row.heartbeat_at,
+            row.job_id, row.epoch, host, token, claim_request, self.clock.now_s() + self.stale_after_s, dataset_id,
+            row.status == "running", row.heartbeat_at,
         )  # fmt: skip
         self.leases.add(lease)
         return lease
 
-    def end_attempt(self, row: JobRow, end: AttemptEnd) -> None:
-        self.execute("attempt_end", job_id=row.job_id, epoch=row.epoch, at=self.clock.wall_s(), **asdict(end))
+    def end_attempt(self, row: JobRow, end: AttemptEnd) -> bool:
+        """Write how the row's attempt ended; False when it had ended before (or there was none)."""
+        cursor = self.execute(
+            "attempt_end", job_id=row.job_id, epoch=row.epoch, at=self.clock.wall_s(), **asdict(end)
+        )
+        return cursor.rowcount > 0
 
     def attempt(self, row: JobRow) -> AttemptRow:
         return rows.attempt_row(self.execute("attempt_live", job_id=row.job_id, epoch=row.epoch).fetchone())
@@ -256,6 +291,7 @@ class QueueState(Ledger):
         return None if raw is None else rows.job_row(raw)
 
     def views(self, now_s: float) -> list[HostView]:
+        self.note_all_heard()
         return [self.matcher.view(name, now_s, self.leases.busy(name)) for name in self.matcher.names()]
 
     def with_heartbeat(self, row: JobRow) -> JobRow:

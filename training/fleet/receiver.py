@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -16,24 +17,28 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cis490.ballast import Ballast, is_disk_full
 from cis490.blobs import BlobError
 from cis490.database.sqlite import DatabaseError
+from cis490.failpoints import failpoint
 from cis490.locks import Held, hold
 from cis490.logs import configure, event
 from training.fleet import coordinator as parts
-from training.fleet import reaper
+from training.fleet import reaper, routes
 from training.fleet.coordinator import Coordinator
+from training.fleet.direct import Direct
 from training.fleet.eligibility import Rules
 from training.fleet.http_io import Problem, answer
 from training.fleet.ledger import QueueUnavailable
@@ -59,6 +64,7 @@ def make_app(
     max_artifact_bytes: int = GIB,
     sweep_every_s: float = 60.0,
     manifest: Manifest | None = None,
+    ballast: Ballast | None = None,
 ) -> Starlette:
     """The application over a queue and a store.
 
@@ -73,6 +79,7 @@ def make_app(
         operator_token=operator_token,
         max_artifact_bytes=max_artifact_bytes,
     )
+    app_parts.ballast, app_parts.sweep_every_s = ballast, sweep_every_s
     if manifest is None:
         _adopt_policy(app_parts)
     else:
@@ -81,7 +88,14 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         sweeping = asyncio.create_task(
-            reaper.run(queue, app_parts.writer, every_s=sweep_every_s, on_change=app_parts.changed)
+            reaper.run(
+                queue,
+                app_parts.writer,
+                every_s=sweep_every_s,
+                on_change=app_parts.changed,
+                on_sweep=app_parts.after_sweep,
+                ballast=ballast,
+            )
         )
         try:
             yield
@@ -91,15 +105,8 @@ def make_app(
 
     app = Starlette(
         routes=[Route(item.path, item.handler, methods=[item.method]) for item in ROUTES],
-        exception_handlers={
-            Problem: _problem,
-            HTTPException: _http_error,
-            QueueUnavailable: _unavailable,
-            OSError: _broken,
-            sqlite3.Error: _broken,
-            BlobError: _broken,
-            Exception: _defect,
-        },
+        exception_handlers={**ON_ERROR, Exception: _defect},
+        middleware=[Middleware(Direct, claim=routes.claim, verbs=routes.LEASE_VERBS, on_error=ON_ERROR)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirect would repeat whatever Host the client sent
@@ -161,6 +168,16 @@ async def _broken(request: Request, error: Exception) -> Response:
     )
     out.headers["Retry-After"] = "30"
     return out
+
+
+ON_ERROR: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    Problem: _problem,
+    HTTPException: _http_error,
+    QueueUnavailable: _unavailable,
+    OSError: _broken,
+    sqlite3.Error: _broken,
+    BlobError: _broken,
+}
 
 
 # -- the program
@@ -235,7 +252,9 @@ def _is_loopback(host: str) -> bool:
 
 def build(settings: Settings, manifest: Manifest, trainer: str) -> tuple[Starlette, JobQueue]:
     """Choose the back ends and put the receiver together: SQLite and the local disk."""
-    queue = JobQueue(settings.db, stale_after_s=settings.stale_after_s, heartbeat_s=settings.heartbeat_s)
+    ballast = Ballast(settings.db.with_name("ballast"))
+    queue = _open(settings, ballast)
+    failpoint("receiver.rebuilt")
     counts = queue.apply_manifest(manifest, trainer_digest=trainer)
     event(log, "manifest.applied", path=str(settings.manifest), jobs=len(manifest.jobs), **counts)
     store = ModelStore(settings.store_root, settings.incoming_root, settings.index_path)
@@ -247,8 +266,24 @@ def build(settings: Settings, manifest: Manifest, trainer: str) -> tuple[Starlet
         max_artifact_bytes=settings.max_artifact_bytes,
         sweep_every_s=settings.sweep_every_s,
         manifest=manifest,
+        ballast=ballast,
     )
+    ballast.restore()
     return app, queue
+
+
+def _open(settings: Settings, ballast: Ballast) -> JobQueue:
+    """The queue; on a full disk once more in the space that was put aside."""
+
+    def opened() -> JobQueue:
+        return JobQueue(settings.db, stale_after_s=settings.stale_after_s, heartbeat_s=settings.heartbeat_s)
+
+    try:
+        return opened()
+    except (DatabaseError, QueueUnavailable, sqlite3.Error) as error:
+        if not (is_disk_full(error) and ballast.give_up()):
+            raise
+    return opened()
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -369,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             EXIT_UNAVAILABLE,
             f"another receiver (pid {error.pid}) serves {settings.db}; stop it, or use another --db",
         )
-    except (OSError, DatabaseError, BlobError) as error:
+    except (OSError, DatabaseError, BlobError, QueueUnavailable, sqlite3.Error) as error:
         return _refuse(EXIT_CANNOT_WRITE, str(error))
 
 
@@ -381,6 +416,8 @@ def _refuse(code: int, text: str) -> int:
 def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
     import uvicorn
 
+    from training.fleet.connections import server_config
+
     try:
         bound = bind(listen)
     except OSError as error:
@@ -388,10 +425,6 @@ def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
         return _refuse(
             EXIT_UNAVAILABLE, f"it cannot listen on {listen}: {error}. Is another program using it?"
         )
-    config = uvicorn.Config(
-        app, http="httptools", loop="asyncio", ws="none", log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=10,
-    )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal once more after its orderly end; then there is still the database to close
         signal.signal(number, lambda *_: None)
@@ -404,9 +437,13 @@ def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
             app.state.coordinator.stop_waiting()
             super().handle_exit(sig, frame)
 
-    server = Server(config)
+    gc.freeze()  # what was imported stays: the collector need not walk through it again while requests wait
+    failpoint("receiver.before_listening")
+    server = Server(server_config(app))
     server.run(sockets=[bound])
+    failpoint("receiver.before_close")
     queue.close()
+    failpoint("receiver.closed")
     event(log, "receiver.stopped")
     return 0
 

@@ -186,6 +186,8 @@ def _counts_sentence(jobs: Sequence[Row]) -> str:
 
 
 def _host_state(worker: Row) -> str:
+    if worker.get("drained_reason"):
+        return "draining" if count_of(worker, "busy") else "drained"
     if not worker.get("live"):
         return "LOST"
     if worker.get("paused_reason"):
@@ -311,8 +313,9 @@ def _status_tsv(
     for worker in workers:
         detail = f"{count_of(worker, 'busy')} of {count_of(worker, 'slots')} slots busy"
         detail += f", seen {view.ago(number_of(worker, 'last_seen_at'))}"
-        if reason := text_of(worker, "paused_reason"):
-            detail += f", paused: {reason}"
+        for word in ("paused", "drained"):
+            if reason := text_of(worker, f"{word}_reason"):
+                detail += f", {word}: {reason}"
         name = text_of(worker, "host")
         rows.append(["host", name, _host_state(worker), detail, f"cis490-jobs why --host {name}"])
     for job in told:
@@ -348,8 +351,9 @@ def worker_list(view: View, workers: Sequence[Row]) -> list[str]:
             has = row_of(worker, "effective") or row_of(worker, "capability")
             row += [figure(has.get(key)) for key in keys]
             row += [text_of(worker, "paused_reason"), "; ".join(words_of(worker, "mismatches"))]
+            row.append(text_of(worker, "drained_reason"))
         titles = [key.upper() for key in keys]
-        return tsv([*header, *titles, "PAUSED", "MISMATCHES"], rows)
+        return tsv([*header, *titles, "PAUSED", "MISMATCHES", "DRAINED"], rows)
     if not workers:
         return ["no worker has reported yet", "  next: python -m training.fleet.worker"]
     out = table(header, rows, view.columns)
@@ -365,6 +369,8 @@ def _host_notes(worker: Row) -> list[str]:
     notes = []
     if reason := text_of(worker, "paused_reason"):
         notes.append(f"  PAUSED: {reason}")
+    if reason := text_of(worker, "drained_reason"):
+        notes.append(f"  drained: {reason}")
     labels = {
         "cores": "cores",
         "os": "os",

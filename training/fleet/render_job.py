@@ -54,6 +54,8 @@ def show(view: View, job: Row) -> list[str]:
     if attempts:
         header = ["ATTEMPT", "HOST", "CLAIMED", "TOOK", "PEAK RSS", "CPU", "OUTCOME"]
         out += ["", *table(header, [_attempt_row(view, row) for row in attempts], view.columns, wrap=True)]
+        if any(number_of(row, "duration_s") is None and row.get("ended_at") for row in attempts):
+            out.append("  * from claim to end; the worker did not say how long its training took")
     if audit:
         header = ["WHEN", "WHO", "EVENT", "CHANGE"]
         out += ["", *table(header, [_audit_row(view, row) for row in audit], view.columns, wrap=True)]
@@ -122,18 +124,29 @@ def _limit(spec: Row, key: str) -> str:
 
 
 def _attempt_row(view: View, attempt: Row) -> list[str]:
-    took, rss, cpu = (number_of(attempt, key) for key in ("duration_s", "peak_rss_mib", "cpu_s"))
+    rss, cpu = number_of(attempt, "peak_rss_mib"), number_of(attempt, "cpu_s")
     outcome = text_of(attempt, "outcome") or "live"
     kind, error = text_of(attempt, "fail_class"), gist(str(attempt.get("error") or ""))
     return [
         f"{count_of(attempt, 'generation')}.{count_of(attempt, 'epoch')}",
         text_of(attempt, "host") or "-",
         view.ago(number_of(attempt, "claimed_at")),
-        "-" if took is None else duration(took),
+        _took(view, attempt),
         "-" if rss is None else f"{rss:.0f} MiB",
         "-" if cpu is None else duration(cpu),
         state_word(outcome) + (f" ({kind})" if kind else "") + (f": {error}" if error else ""),
     ]
+
+
+def _took(view: View, attempt: Row) -> str:
+    """As the worker measured it. Without its word: how long the receiver knew it held, or has held so far."""
+    measured, start = number_of(attempt, "duration_s"), number_of(attempt, "claimed_at")
+    if measured is not None:
+        return duration(measured)
+    if start is None:
+        return "-"
+    end = number_of(attempt, "ended_at")
+    return f"{duration((view.now_s if end is None else end) - start)}{' so far' if end is None else '*'}"
 
 
 def _audit_row(view: View, event: Row) -> list[str]:
@@ -284,6 +297,8 @@ def why_host(
     out = [f"{safe(host)}: {_host_sentence(view, worker)}"]
     if worker is not None and worker.get("paused_reason"):
         out.append(f"  PAUSED: {text_of(worker, 'paused_reason')}")
+    if worker is not None and worker.get("drained_reason"):
+        out.append(f"  drained: {text_of(worker, 'drained_reason')}   undo: cis490-jobs undrain {safe(host)}")
     out += [f"  mismatch: {note}" for note in words_of(worker or {}, "mismatches")]
     out += [f"  running: {handle(job)}  {progress_text(row_of(job, 'progress'))}".rstrip() for job in running]
     if not answers:
@@ -333,6 +348,22 @@ def reloaded(answer: Row) -> list[str]:
     digest = text_of(answer, "manifest_digest")[:12]
     out = [f"manifest {digest or '-'} is in force: {count_of(answer, 'n_jobs')} jobs", f"  {counts}"]
     return out + [f"  warning: {line}" for line in words_of(answer, "warnings")]
+
+
+def drained(answer: Row) -> list[str]:
+    """After `drain`: what it still has, and how to take it back."""
+    host, busy = text_of(answer, "host"), count_of(answer, "busy")
+    rest = f"it finishes the {busy} it has and takes" if busy else "it takes"
+    return [
+        f"{host}: drained, {rest} no more jobs ({text_of(answer, 'drained_reason')})",
+        f"  undo: cis490-jobs undrain {host}",
+    ]
+
+
+def undrained(answer: Row) -> list[str]:
+    """After `undrain`."""
+    host = text_of(answer, "host")
+    return [f"{host}: takes jobs again", f"  next: cis490-jobs why --host {host}"]
 
 
 def pulled(view: View, artifact: str, folder: str, files: Mapping[str, int], metrics: Row) -> list[str]:

@@ -7,10 +7,11 @@ endpoint is documented are made from it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,15 @@ from cis490.logs import event
 from training.fleet import claiming, wire
 from training.fleet.claiming import Asked
 from training.fleet.coordinator import Coordinator
+from training.fleet.host_routes import drain, undrain
 from training.fleet.http_io import (
     Problem,
     answer,
     decode,
+    decoded,
     host_of,
     one_header,
+    read_body,
     require_operator,
     token_of,
 )
@@ -52,16 +56,29 @@ async def claim(request: Request) -> Response:
     host = host_of(request)
     with_token = one_header(request, wire.HEADER_PROTOCOL) == wire.PROTOCOL
     claim_request = one_header(request, wire.HEADER_CLAIM_REQUEST)[:128] or None
-    body = await decode(request, wire.ClaimRequest)
-    fault = wire.capability_fault(body.capability)
-    if fault is not None:
-        raise Problem(400, fault)
+    raw = await read_body(request)
+    body = (_checked_known if len(raw) <= KNOWN_BYTES else _checked)(raw)
     asked = Asked(
         host, body.capability, with_token, claim_request, min(max(body.wait_s, 0.0), wire.MAX_WAIT_S)
     )
     app = coordinator_of(request)
+    if app.ballast is not None and not app.ballast.is_held:
+        raise Problem(503, app.ballast.refusal, reason="disk full")
     found = await claiming.claim(app, asked, request)
     return _claimed(app, host, found)
+
+
+def _checked(raw: bytes) -> wire.ClaimRequest:
+    body = decoded(raw, wire.ClaimRequest)
+    fault = wire.capability_fault(body.capability)
+    if fault is not None:
+        raise Problem(400, fault)
+    return body
+
+
+KNOWN_BYTES = 4096
+_checked_known = functools.lru_cache(maxsize=256)(_checked)
+"""A worker asks with the same words each time; at most 1 MiB is kept of them."""
 
 
 def _claimed(app: Coordinator, host: str, found: Claim) -> Response:
@@ -71,14 +88,13 @@ def _claimed(app: Coordinator, host: str, found: Claim) -> Response:
         return answer({"job": None, "reason": found.reason})
     row, lease = found.row, found.lease
     event(log, "job.claimed", job_id=row.job_id[:12], name=row.name, host=host, epoch=row.epoch)
-    body = asdict(
+    return answer(
         wire.ClaimAnswer(
             job_id=row.job_id, name=row.name, spec=row.spec, attempts=row.attempts, model=row.model, mode=row.mode,
-            hyper=dict(row.spec["hyper"]), epoch=row.epoch, lease_s=app.queue.stale_after_s,
+            hyper=row.spec["hyper"], epoch=row.epoch, lease_s=app.queue.stale_after_s,
             heartbeat_s=app.queue.heartbeat_s, dataset_id=lease.dataset_id, lease_token=lease.token,
         )
     )  # fmt: skip
-    return answer(body)
 
 
 async def heartbeat(request: Request) -> Response:
@@ -86,7 +102,10 @@ async def heartbeat(request: Request) -> Response:
     host, token, job_id = host_of(request), token_of(request), request.path_params["id"]
     body = await decode(request, wire.HeartbeatRequest, empty_ok=True)
     app = coordinator_of(request)
-    done = await app.write(lambda: app.queue.heartbeat(job_id, host, token=token, progress=body.progress))
+    if app.queue.renew_lease(job_id, host, token=token, progress=body.progress):
+        done = Outcome(True)  # nothing but memory changed: no transaction, no waiting for one
+    else:
+        done = await app.write(lambda: app.queue.heartbeat(job_id, host, token=token, progress=body.progress))
     return await lease_answer(app, host, done, {"lease_s": app.queue.stale_after_s})
 
 
@@ -148,7 +167,7 @@ async def dataset(request: Request) -> Response:
         raise Problem(400, "a dataset id is 64 lower-case hexadecimal digits")
     pin = app.datasets.get(digest)
     if pin is None:
-        raise Problem(404, f"no dataset {digest[:12]}: the manifest in force pins another one or none")
+        raise Problem(404, f"no dataset {digest[:12]}: no manifest that was in force here pinned it")
     if not await asyncio.to_thread(Path(pin.path).is_file):
         raise Problem(
             404,
@@ -208,8 +227,19 @@ async def workers(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Alive."""
-    return answer({"status": "ok"})
+    """Alive; with a sentence under `disk`, `writer` or `reaper` for each of these that is in trouble."""
+    app = coordinator_of(request)
+    found = {"status": "ok"}
+    if app.ballast is not None and not app.ballast.is_held:
+        found["disk"] = app.ballast.refusal
+    if app.writer.trouble:
+        found["writer"] = app.writer.trouble
+    silent_s = app.queue.clock.now_s() - app.swept_at_s
+    if silent_s > 3 * app.sweep_every_s:
+        found["reaper"] = (
+            f"leases were last looked through {silent_s:.0f} s ago; see reaper.failed in the log"
+        )
+    return answer(found)
 
 
 async def model(request: Request) -> Response:
@@ -220,8 +250,9 @@ async def model(request: Request) -> Response:
     path = await asyncio.to_thread(app.store.path_of, artifact_id)
     if path is None:
         raise Problem(404, f"no artifact {artifact_id[:12]}")
-    _check_range(request, path.stat().st_size)
-    return FileResponse(path, media_type=ZSTD, headers={"ETag": f'"{artifact_id}"'})
+    found = await asyncio.to_thread(path.stat)
+    _check_range(request, found.st_size)
+    return FileResponse(path, media_type=ZSTD, headers={"ETag": f'"{artifact_id}"'}, stat_result=found)
 
 
 def _check_range(request: Request, size_bytes: int) -> None:
@@ -317,4 +348,9 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/job/{id}/cancel", cancel, "operator"),
     Endpoint("POST", "/v1/job/{id}/requeue", requeue, "operator", wire.RequeueRequest),
     Endpoint("POST", "/v1/manifest/reload", reload, "operator"),
+    Endpoint("POST", "/v1/host/{name}/drain", drain, "operator", wire.DrainRequest),
+    Endpoint("POST", "/v1/host/{name}/undrain", undrain, "operator"),
 )
+
+LEASE_VERBS = {"heartbeat": heartbeat, "complete": complete, "fail": fail, "release": release}
+"""What workers call most, beside `claim`: found by their path alone (`training.fleet.direct`)."""

@@ -6,7 +6,9 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
+
+import msgspec
 
 from training.fleet.eligibility import Learned
 from training.fleet.lifecycle import AttemptOutcome, Phase, phase_of
@@ -67,11 +69,19 @@ class JobRow:
 
 
 def job_row(row: sqlite3.Row) -> JobRow:
-    values = dict(row)
-    values |= {"spec": json.loads(values["spec"]), "metrics": json.loads(values["metrics"])}
-    values |= {"lapsed": bool(values["lapsed"]), "held": bool(values["held"])}
-    values["learned"] = learned_of(json.loads(values["learned"]))
-    return JobRow(**values)
+    """The row of a `SELECT *` (or `RETURNING *`) from `job`, whose columns stand in the order of the fields."""
+    values: list[Any] = [*row]
+    values[_SPEC] = msgspec.json.decode(values[_SPEC])
+    values[_METRICS] = json.loads(values[_METRICS]) if values[_METRICS] != "{}" else {}
+    learned = values[_LEARNED]
+    values[_LEARNED] = _NOTHING if learned in _EMPTY else learned_of(json.loads(learned))
+    values[_LAPSED], values[_HELD] = bool(values[_LAPSED]), bool(values[_HELD])
+    return JobRow(*values)
+
+
+_SPEC, _METRICS, _LEARNED, _LAPSED, _HELD = (
+    JobRow.__slots__.index(name) for name in ("spec", "metrics", "learned", "lapsed", "held")
+)
 
 
 def learned_of(raw: Mapping[str, Any]) -> Learned:
@@ -108,7 +118,8 @@ class AttemptRow:
 
 
 def attempt_row(row: sqlite3.Row) -> AttemptRow:
-    return AttemptRow(**cast(dict[str, Any], dict(row)))
+    """The row of a `SELECT *` from `attempt`, whose columns stand in the order of the fields."""
+    return AttemptRow(*row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +151,8 @@ class Outcome:
 
 def dumps(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+_NOTHING = Learned()
+_EMPTY = ("{}", dumps(asdict(_NOTHING)))
+"""Learned nothing, as the schema's default and as this program write it."""

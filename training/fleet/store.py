@@ -4,43 +4,57 @@ The store hashes what it receives itself; nobody's word puts a name or a row her
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import mmap
 import os
 import threading
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cis490.blobs import Blobs, BlobWriter, NoSpace, full_disk_is_no_space
+from cis490.blobs import BlobWriter, NoSpace, full_disk_is_no_space
 from cis490.blobs.local import LocalBlobs
+from cis490.blobs.pipeline import Pool, pour, undisturbed
 from cis490.clock import Clock, SystemClock
-from cis490.digest import BLOCK_BYTES, Digest, is_digest
-from cis490.files import fsync_folder, is_safe_name, make_folders
+from cis490.digest import Digest, is_digest
+from cis490.failpoints import failpoint
+from cis490.files import fsync_folder, is_safe_name, make_folders, open_append, write_all
 from cis490.logs import event
+from training.fleet.partials import Key, Partials, Session, TakenOver, Verifier
 
 ARTIFACT_NAME = "bundle.tar.zst"
 RESERVE_BYTES = 64 * 1024 * 1024
 
-IngestStatus = Literal["stored", "already-present", "sha-mismatch", "too-large", "no-space"]
+IngestStatus = Literal[
+    "stored",
+    "already-present",
+    "partial",
+    "sha-mismatch",
+    "too-large",
+    "no-space",
+    "wrong-offset",
+    "taken-over",
+]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """How an upload ended. Only `stored` and `already-present` left something: the artifact and an index row."""
+    """How an upload ended. `stored` and `already-present` left the artifact and an index row; `partial`, `wrong-offset`
+    and `taken-over` what had arrived, to be continued; the others nothing."""
 
     status: IngestStatus
     artifact_id: Digest | None
     """Set for `stored` and `already-present` only."""
     size_bytes: int
-    """Of the body as far as it was taken."""
+    """Taken so far, those of earlier requests for the same upload included: where to go on."""
     actual_sha256: Digest | None = None
     """Of the body, where all of it was read."""
+    reason: str = ""
+    """In words, for `no-space`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,10 @@ class ModelStore:
             reserve_bytes=reserve_bytes,
         )
         self._index = _Index(Path(index_path))
+        self._pool = Pool()
+        self._partials = Partials(self._blobs)
+        self._partials.sweep(self._clock.wall_s())
+        failpoint("store.opened")
 
     def path_of(self, artifact_id: object) -> Path | None:
         """The artifact's file, None for anything that is not the id of a stored artifact."""
@@ -141,35 +159,116 @@ class ModelStore:
         epoch: int = 0,
         generation: int = 1,
         provenance: Mapping[str, object] | None = None,
+        offset: int | None = None,
+        is_last: bool = True,
+        announced_bytes: int = 0,
     ) -> IngestResult:
         """Read `body` to its end, verify it and keep it; on return with `stored` it survives a power cut.
 
+        offset: None starts anew; else the body goes on where (job, epoch, digest) stands, which must be there.
+        is_last: whether the body is the artifact's end. If not, it is kept as `partial`.
+        max_bytes: of the whole artifact. announced_bytes: of this body, so that `no-space` is known beforehand.
+
         `already-present` is answered only after the body was read and its hash was right: a claim to have something
-        proves nothing and gets no index row. `too-large` and `no-space` stop reading at once. If `body` raises
-        or the task is cancelled, nothing stays behind and the exception passes through. All hashing and disk work is
-        done in threads, in order. Raises ValueError, before reading, on malformed names, digest or provenance.
+        proves nothing and gets no index row. `too-large` and `no-space` stop reading at once. If `body` raises or the
+        task is cancelled, what arrived is kept to be continued, and the exception passes through. A request for an
+        upload that another one is just sending takes over from it. All hashing and disk work is done in threads.
+        Raises ValueError, before reading, on malformed names, digest or provenance.
         """
         upload = _Upload(job_id, model, mode, worker, epoch, generation, expected_sha256, provenance)
         _require_json(upload)
-        is_known = await asyncio.to_thread(self._blobs.size_of, upload.expected) is not None
-        sink: BlobWriter = _Verifier(self._blobs) if is_known else self._blobs.create()
         try:
-            if not await _pour(body, sink, max_bytes):
-                return IngestResult("too-large", None, sink.size_bytes)
-            return await asyncio.to_thread(self._finish, upload, sink)
-        except NoSpace as error:
-            event(_log, "store.no_space", level=logging.WARNING, job_id=job_id, worker=worker, error=error)
-            return IngestResult("no-space", None, sink.size_bytes)
-        finally:
-            # Shielded: a second cancellation must not keep the clean-up from being run.
-            await asyncio.shield(asyncio.to_thread(sink.discard))
+            async with self._partials.served(Key(job_id, epoch, expected_sha256)) as session:
+                return await self._ingest(session, upload, body, max_bytes, offset, is_last, announced_bytes)
+        except TakenOver:
+            return IngestResult("taken-over", None, 0)
 
-    def _finish(self, upload: _Upload, sink: BlobWriter) -> IngestResult:
-        actual = sink.digest()
+    async def offset_of(self, job_id: str, epoch: int, sha256: str | None = None) -> int:
+        """How many bytes of this attempt's upload are there; the next range starts with this byte."""
+        return await self._partials.offset_of(job_id, epoch, sha256)
+
+    async def expire_partials(self, is_live: Callable[[str, int], bool]) -> int:
+        """Remove interrupted uploads that nobody will continue: a day old, or of an attempt that is over; how many.
+
+        `is_live(job_id, epoch)` says whether that attempt may still upload; it is called in a thread and may block.
+        """
+        count = await self._partials.expire(self._clock.wall_s(), is_live)
+        failpoint("store.swept")
+        if count:
+            event(_log, "store.partials_expired", count=count)
+        return count
+
+    async def _ingest(
+        self,
+        session: Session,
+        upload: _Upload,
+        body: AsyncIterable[bytes],
+        max_bytes: int,
+        offset: int | None,
+        is_last: bool,
+        announced_bytes: int,
+    ) -> IngestResult:
+        if offset is None:
+            is_known = await asyncio.to_thread(self._blobs.size_of, upload.expected) is not None
+            writer = await self._partials.begin(session, is_known=is_known)
+        else:
+            writer, found = await self._partials.go_on(session)
+            if found != offset:
+                session.writer = writer if found else None
+                return IngestResult("wrong-offset", None, found)
+        keeps = False
+        try:
+            if not isinstance(writer, Verifier):
+                await asyncio.to_thread(self._blobs.require_space, announced_bytes)
+            keeps = True
+            is_whole = await self._receive(session, body, writer, max_bytes - writer.size_bytes)
+            keeps = is_whole and not is_last
+            if not is_whole:
+                return IngestResult("too-large", None, writer.size_bytes)
+            if not is_last:
+                return IngestResult("partial", None, writer.size_bytes)
+            return await undisturbed(asyncio.to_thread(self._finish, upload, writer))
+        except NoSpace as error:
+            keeps = False
+            event(
+                _log,
+                "store.no_space",
+                level=logging.WARNING,
+                job_id=upload.job_id,
+                worker=upload.worker,
+                error=error,
+            )
+            return IngestResult("no-space", None, writer.size_bytes, reason=str(error))
+        finally:
+            if keeps:
+                await undisturbed(asyncio.to_thread(writer.suspend))
+                failpoint("upload.suspended")
+            else:
+                session.writer = None
+                await undisturbed(asyncio.to_thread(writer.discard))
+
+    async def _receive(
+        self, session: Session, body: AsyncIterable[bytes], writer: BlobWriter, max_bytes: int
+    ) -> bool:
+        """Take the body in a task of its own, which a later request for the same upload may end. Raises TakenOver."""
+        session.require_latest()
+        session.pump = asyncio.ensure_future(pour(body, writer, self._pool, max_bytes))
+        try:
+            return await session.pump
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if me is not None and not me.cancelling():
+                session.require_latest()
+            raise
+        finally:
+            session.pump = None
+
+    def _finish(self, upload: _Upload, writer: BlobWriter) -> IngestResult:
+        actual = writer.digest()
         if actual != upload.expected:
-            return IngestResult("sha-mismatch", None, sink.size_bytes, actual)
-        status: IngestStatus = "stored" if sink.commit(upload.shelf) else "already-present"
-        self._index.append(upload.row(self._clock.wall_s(), actual, sink.size_bytes, status))
+            return IngestResult("sha-mismatch", None, writer.size_bytes, actual)
+        status: IngestStatus = "stored" if writer.commit(upload.shelf) else "already-present"
+        self._index.append(upload.row(self._clock.wall_s(), actual, writer.size_bytes, status))
         event(
             _log,
             "artifact.ingested",
@@ -177,9 +276,9 @@ class ModelStore:
             job_id=upload.job_id,
             worker=upload.worker,
             artifact_id=actual,
-            size_bytes=sink.size_bytes,
+            size_bytes=writer.size_bytes,
         )
-        return IngestResult(status, actual, sink.size_bytes, actual)
+        return IngestResult(status, actual, writer.size_bytes, actual)
 
 
 def _require_json(upload: _Upload) -> None:
@@ -189,46 +288,6 @@ def _require_json(upload: _Upload) -> None:
         raise ValueError(
             f"the provenance of job {upload.job_id} cannot be written as JSON: {error}"
         ) from error
-
-
-async def _pour(body: AsyncIterable[bytes], sink: BlobWriter, max_bytes: int) -> bool:
-    """Hand `body` to `sink` in blocks of about 1 MiB, one at a time; False once it exceeds `max_bytes`."""
-    block = bytearray()
-    total = 0
-    async for chunk in body:
-        total += len(chunk)
-        if total > max_bytes:
-            return False
-        block += chunk
-        if len(block) >= BLOCK_BYTES:
-            await asyncio.to_thread(sink.write, block)
-            block = bytearray()
-    if block:
-        await asyncio.to_thread(sink.write, block)
-    return True
-
-
-class _Verifier:
-    """A sink that only hashes: for a body whose announced digest is in the store."""
-
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
-        self._hash = hashlib.sha256()
-        self.size_bytes = 0
-
-    def write(self, block: bytes | bytearray) -> None:
-        self._hash.update(block)
-        self.size_bytes += len(block)
-
-    def digest(self) -> Digest:
-        return Digest(self._hash.hexdigest())
-
-    def commit(self, shelf: str) -> bool:
-        self._blobs.place(self.digest(), shelf)
-        return False
-
-    def discard(self) -> None:
-        pass
 
 
 class _Index:
@@ -243,17 +302,26 @@ class _Index:
 
     def append(self, row: bytes) -> None:
         """Append one row and make it durable; on failure the file is as long as before. Raises NoSpace, OSError."""
-        with self._lock, full_disk_is_no_space(), open(self._path, "ab", buffering=0) as file:
-            before = file.tell()
+        with self._lock, full_disk_is_no_space():
+            failpoint("store.before_index_row")
+            descriptor = open_append(self._path)
             try:
-                if file.write(row) != len(row):
-                    raise NoSpace(f"the disk is full: no room for a row in {self._path}")
-                os.fsync(file.fileno())
-            except BaseException:
-                file.truncate(before)
-                raise
-            if before == 0:
-                fsync_folder(self._path.parent)
+                self._append(descriptor, row)
+            finally:
+                os.close(descriptor)
+            failpoint("store.index_row_synced")
+
+    def _append(self, descriptor: int, row: bytes) -> None:
+        before = os.fstat(descriptor).st_size
+        try:
+            write_all(descriptor, row)
+            failpoint("store.index_row_written")
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, before)
+            raise
+        if before == 0:
+            fsync_folder(self._path.parent)
 
     def _repair(self) -> None:
         """Cut a last row that a power cut tore. Its upload was not answered, so nobody counts on it."""

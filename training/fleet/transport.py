@@ -14,6 +14,7 @@ sets TCP_NODELAY on each. Tokens travel in headers, which appear in no message.
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -238,21 +239,31 @@ class Transport:
     # -- transfers: a connection each, since they end early or late --------------------------------------
 
     def send_file(
-        self, path: str, file: BinaryIO, headers: Mapping[str, str], on_progress: OnProgress | None
+        self,
+        path: str,
+        file: BinaryIO,
+        headers: Mapping[str, str],
+        on_progress: OnProgress | None,
+        *,
+        offset: int = 0,
     ) -> dict[str, Any]:
-        """PUT the open `file` as it stands; OSError when it cannot be read."""
+        """PUT the open `file` from byte `offset` on; OSError when it cannot be read."""
         where = self.where("PUT", path)
         total = os.fstat(file.fileno()).st_size
+        sent = {**self._own_headers, **headers, "Content-Length": str(total - offset)}
+        if offset:
+            span = f"{offset}-{total - 1}" if offset < total else "*"
+            sent["Content-Range"] = f"bytes {span}/{total}"
         with contextlib.closing(self._connect(self.timeout_s)) as connection:
             with _network_errors(where):
                 connection.putrequest("PUT", self._prefix + path)
-                for name, value in {**self._own_headers, **headers, "Content-Length": str(total)}.items():
+                for name, value in sent.items():
                     connection.putheader(name, value)
                 connection.endheaders()
-            sent = 0
-            while (block := file.read(BLOCK_BYTES)) and _push(connection, block, where):
-                sent += len(block)
-                _report(on_progress, sent, total)
+            at = offset
+            while at < total and (count := _push(connection, file, at, min(BLOCK_BYTES, total - at), where)):
+                at += count
+                _report(on_progress, at, total)
             with _network_errors(where):
                 response = connection.getresponse()
                 return _answer(response, response.read(MAX_ANSWER_BYTES), where)
@@ -337,20 +348,28 @@ def _answer(response: http.client.HTTPResponse, body: bytes, where: str) -> dict
     raise kind(where, response.status, said, value)
 
 
-def _push(connection: http.client.HTTPConnection, block: bytes, where: str) -> bool:
-    """Send one block; False when the receiver has answered or hung up before it had all.
+def _push(connection: http.client.HTTPConnection, file: BinaryIO, offset: int, count: int, where: str) -> int:
+    """Send `count` bytes of `file`; 0 when the receiver has answered or hung up before it had all.
 
     A receiver that refuses (410, 413) answers at once: what follows would be sent for nothing, and its
     answer may be lost if we go on until the connection is reset.
     """
     with _network_errors(where):
         if select.select([connection.sock], [], [], 0)[0]:
-            return False
-        try:
-            connection.send(block)
-        except ConnectionError:
-            return False  # the answer may be here all the same; if not, getresponse says so
-    return True
+            return 0
+    try:
+        # By the kernel alone where it can (no copy through this process); by reading and sending over TLS.
+        sent = connection.sock.sendfile(file, offset, count)
+    except ConnectionError:
+        return 0  # the answer may be here all the same; if not, getresponse says so
+    except OSError as error:
+        if error.errno == errno.EIO:  # of the file; the network has other names for what goes wrong
+            raise
+        with _network_errors(where):
+            raise
+    if sent < count:
+        raise OSError(errno.EIO, f"the file ended {count - sent} bytes early: it was cut while it was sent")
+    return sent
 
 
 def _next_block(response: http.client.HTTPResponse, where: str) -> bytes:

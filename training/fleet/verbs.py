@@ -176,6 +176,16 @@ def _reload(call: Call) -> int:
     return call.say(answer, lambda: render_job.reloaded(answer))
 
 
+def _drain(call: Call) -> int:
+    answer = call.client.drain(call.args.host, call.args.reason)
+    return call.say(answer, lambda: render_job.drained(answer))
+
+
+def _undrain(call: Call) -> int:
+    answer = call.client.undrain(call.args.host)
+    return call.say(answer, lambda: render_job.undrained(answer))
+
+
 def _pull(call: Call) -> int:
     try:
         from training.fleet import pull
@@ -212,6 +222,8 @@ ACTS: Mapping[str, Callable[[Call], int]] = {
     "cancel": _cancel,
     "requeue": _requeue,
     "reload": _reload,
+    "drain": _drain,
+    "undrain": _undrain,
     "pull": _pull,
 }
 

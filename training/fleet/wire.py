@@ -131,6 +131,16 @@ class RequeueRequest:
     force: bool = False
 
 
+MAX_DRAIN_REASON_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequest:
+    """`POST /v1/host/{name}/drain`; the body may be empty."""
+
+    reason: str = "drained by the operator"
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimAnswer:
     """What a claim returns when a job was granted. A plain client ignores what it does not know."""

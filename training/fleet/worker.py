@@ -10,6 +10,7 @@ worker uses the state folder; 73 the state folder cannot be used; 78 a setting i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -23,17 +24,18 @@ from typing import Protocol
 
 from cis490 import logs
 from cis490.clock import Clock, SystemClock
+from cis490.failpoints import failpoint
 from cis490.logs import event
 from training.fleet.attempt import Attempt, DatasetSource, LeaseLost, Tools, start_trainer
 from training.fleet.capability import CODE_ROOT, Survey, survey
 from training.fleet.client import FleetClient, FleetError, backoff_s
 from training.fleet.delivery import Delivery, Postbox
-from training.fleet.guard import MARK, kill_marked
 from training.fleet.host_facts import git_commit
 from training.fleet.lease_keeper import Heart, LeaseKeeper
 from training.fleet.stopping import Stop
 from training.fleet.types import Capability
-from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest
+from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, ReleaseRequest
+from training.fleet.worker_recovery import ending_kind, recover
 from training.fleet.worker_settings import SettingsError, WorkerSettings, read
 from training.fleet.worker_state import Ending, InUse, LeaseRecord, StateFolder, record_of
 
@@ -95,45 +97,70 @@ class Worker:
         self._surveyed_s = -math.inf
         self._commit: str | None = None
         self._claim_failures = 0
+        self._disk_failures = 0
+        self._knows_claim = False
+        """Whether this process has sent the claim that stands in the state folder, or had an answer to it."""
+        self._first_asked: tuple[str, float] = ("", -math.inf)
+        """The claim's id, and when it was first sent; -inf when a predecessor did."""
         self._idle_since_s: float | None = None
         self._idle_reason: str | None = None
-        self._parked: dict[str, float] = {}
-        """Lease key -> when to offer its result again."""
+        self._parked: dict[str, tuple[float, LeaseRecord]] = {}
+        """Lease key -> when to offer its result again, and the result."""
 
     def run(self) -> None:
         """Until a stop is requested, or there is nothing more to do and that was asked for."""
         settings = self._settings
         event(logger, "worker.started", host=settings.host, receiver=settings.receiver_url, pid=os.getpid())
-        self._recover()
+        has_recovered = False
         while not self._stop.requested:
-            self._offer_parked()
-            if self._turn():
-                break
+            try:
+                if not has_recovered:
+                    self._recover()
+                    has_recovered = True
+                    continue
+                self._offer_parked()
+                if self._turn():
+                    break
+                self._disk_failures = 0
+            except OSError as error:
+                self._disk_failed(error)
+                has_recovered = False  # settle what stands on the disk as if a predecessor had left it
         event(logger, "worker.stopped", host=settings.host)
+
+    def _disk_failed(self, error: OSError) -> None:
+        """Nothing can be written down, so nothing may be claimed: say so, and try again for as long as it takes."""
+        if self._disk_failures == 0:
+            self._report_disk(error)
+        pause_s = max(self._settings.poll_s, backoff_s(self._disk_failures, self._around.random01()))
+        self._disk_failures += 1
+        self._stop.wait(pause_s)
+
+    def _report_disk(self, error: OSError) -> None:
+        event(
+            logger, "worker.disk_failing", level=logging.ERROR, state_dir=self._state.root, reason=str(error)
+        )
 
     # -- the predecessor -----------------------------------------------------------------------------
 
     def _recover(self) -> None:
         """Settle every lease that a killed worker left, results first. Nothing is claimed before."""
-        records, damaged = self._state.records()
-        for path in damaged:
-            event(logger, "worker.lease_unreadable", level=logging.WARNING, path=path)
-            path.replace(path.with_suffix(".damaged"))
-        killed = kill_marked(MARK, frozenset(map(self._state.mark, records)))
-        if killed:
-            event(logger, "worker.leftover_killed", level=logging.WARNING, pids=killed)
-        self._state.sweep()
-        for record in sorted(records, key=lambda one: not isinstance(one.ending, CompleteRequest)):
+        for record in recover(self._state):
             if self._stop.requested:
                 return
-            event(logger, "worker.leftover", job=record.name, epoch=record.epoch, ending=_kind(record.ending))
+            event(
+                logger,
+                "worker.leftover",
+                job=record.name,
+                epoch=record.epoch,
+                ending=ending_kind(record.ending),
+            )
             self._settle(record)
+            failpoint("worker.record_settled")
 
     def _offer_parked(self) -> None:
         now = self._around.clock.now_s()
-        due = {key for key, at_s in self._parked.items() if at_s <= now}
-        for record in self._state.records()[0] if due else ():
-            if record.key in due and not self._stop.requested:
+        for at_s, record in list(self._parked.values()):
+            if at_s <= now and not self._stop.requested:
                 self._settle(record)
 
     # -- one turn ------------------------------------------------------------------------------------
@@ -142,23 +169,37 @@ class Worker:
         """Ask once and do the job if there is one; True when the worker is to end."""
         capability = self._capability()
         asked_s = self._around.clock.now_s()
+        request_id = self._claim_request(asked_s)
         try:
-            answer = self._client.claim(
-                capability,
-                request_id=self._state.claim_request(self._around.new_id),
-                wait_s=self._wait_s(asked_s),
-            )
+            answer = self._client.claim(capability, request_id=request_id, wait_s=self._wait_s(asked_s))
         except FleetError as error:
             self._claim_failed(error)
             return False
+        failpoint("worker.claim_answered")
         if self._claim_failures:
             event(logger, "worker.receiver_back", failures=self._claim_failures)
         self._claim_failures = 0
         if answer is None:
+            self._first_asked = ("", -math.inf)
             return self._idle(asked_s)
         self._idle_since_s = self._idle_reason = None
         self._work_on(answer)
         return self._settings.once
+
+    def _claim_request(self, now_s: float) -> str:
+        """The claim's id. A repeated claim gets the lease that the first one was granted, so that one's age counts."""
+        made: list[str] = []
+
+        def make() -> str:
+            made.append(self._around.new_id())
+            return made[0]
+
+        request_id = self._state.claim_request(make)
+        failpoint("worker.claim_request_saved")
+        if self._first_asked[0] != request_id:
+            self._first_asked = (request_id, now_s if made or self._knows_claim else -math.inf)
+        self._knows_claim = True
+        return request_id
 
     def _wait_s(self, now_s: float) -> float:
         limit_s = self._settings.exit_when_idle_s
@@ -219,8 +260,15 @@ class Worker:
     # -- one job -------------------------------------------------------------------------------------
 
     def _work_on(self, answer: ClaimAnswer) -> None:
-        record = self._state.save(record_of(answer))
-        self._state.claim_answered()
+        record, granted_s = record_of(answer), self._first_asked[1]
+        try:
+            self._state.save(record)
+        except OSError as error:
+            self._give_back(record, error)
+            raise
+        failpoint("worker.lease_saved")
+        with contextlib.suppress(OSError):  # asked with the same id again, the receiver gives another lease
+            self._state.claim_answered()
         event(
             logger,
             "job.claimed",
@@ -229,16 +277,38 @@ class Worker:
             epoch=record.epoch,
             attempts=answer.attempts,
         )
-        with LeaseKeeper(self._client, record) as keeper:
+        with LeaseKeeper(self._client, record, self._around.clock, granted_s) as keeper:
             try:
                 ending = self._attempt(answer, record, keeper)
             except LeaseLost as lost:
                 event(logger, "job.lease_lost", level=logging.WARNING, job=record.name, reason=str(lost))
-                self._state.drop(record)
+                self._forget(record)
                 return
-            self._deliver(self._state.save(replace(record, ending=ending)))
+            self._deliver(self._with_ending(record, ending))
         if isinstance(ending, FailRequest):
             self._surveyed_s = -math.inf
+
+    def _forget(self, record: LeaseRecord) -> None:
+        try:
+            self._state.drop(record)
+        except OSError as error:  # later, as a job given back, which the receiver will answer with 410
+            self._park(record, error)
+
+    def _with_ending(self, record: LeaseRecord, ending: Ending) -> LeaseRecord:
+        """The record to deliver. When it cannot be written down it is delivered all the same, and the sooner."""
+        ended = replace(record, ending=ending)
+        try:
+            self._state.save(ended)
+        except OSError as error:
+            self._report_disk(error)
+        failpoint("worker.ending_saved")
+        return ended
+
+    def _give_back(self, record: LeaseRecord, error: OSError) -> None:
+        """A lease that cannot be written down would be forgotten by a restart: better not to have it."""
+        reason = f"the worker cannot write to its state folder: {error.strerror or error}"
+        if self._delivery.settle(replace(record, ending=ReleaseRequest(reason))) != "stopped":
+            self._state.claim_answered()
 
     def _attempt(self, answer: ClaimAnswer, record: LeaseRecord, keeper: LeaseKeeper) -> Ending:
         try:
@@ -252,20 +322,26 @@ class Worker:
     def _settle(self, record: LeaseRecord) -> None:
         """Deliver what is left of an earlier attempt; a result's lease is kept alive meanwhile."""
         if isinstance(record.ending, CompleteRequest):
-            with LeaseKeeper(self._client, record):
+            with LeaseKeeper(self._client, record, self._around.clock):
                 self._deliver(record)
         else:
             self._deliver(record)
 
     def _deliver(self, record: LeaseRecord) -> None:
-        if self._delivery.settle(record) == "parked":
-            self._parked[record.key] = self._around.clock.now_s() + PARKED_AGAIN_S
+        try:
+            settled = self._delivery.settle(record)
+        except OSError as error:  # of our own disk; the network's are settled there
+            self._park(record, error)
+            return
+        if settled == "parked":
+            self._park(record, None)
         else:
             self._parked.pop(record.key, None)
 
-
-def _kind(ending: Ending | None) -> str:
-    return "unfinished" if ending is None else type(ending).__name__.removesuffix("Request").lower()
+    def _park(self, record: LeaseRecord, error: OSError | None) -> None:
+        if error is not None:
+            self._report_disk(error)
+        self._parked[record.key] = (self._around.clock.now_s() + PARKED_AGAIN_S, record)
 
 
 def build(settings: WorkerSettings, state: StateFolder, stop: Stop) -> Worker:
@@ -289,6 +365,7 @@ def build(settings: WorkerSettings, state: StateFolder, stop: Stop) -> Worker:
         random01=around.random01,
         start_trainer=start_trainer,
         trainer_module=settings.trainer_module,
+        max_frozen_s=settings.max_frozen_s,
     )
     return Worker(settings, client, state, stop, around, tools)
 

@@ -31,6 +31,7 @@ class WorkerSettings:
     once: bool
     exit_when_idle_s: float | None
     trainer_module: str
+    max_frozen_s: float | None
     log_level: str
 
 
@@ -58,6 +59,8 @@ OPTIONS: tuple[Option, ...] = (
            "end after so many seconds without a job (default: never)"),
     Option("--trainer-module", "CIS490_TRAINER_MODULE", TRAINER_MODULE, "MODULE",
            "the trainer, as in `python -m MODULE`"),
+    Option("--max-frozen-s", "CIS490_MAX_FROZEN_S", None, "SECONDS",
+           "give a job back whose trainer was frozen for so long, since the receiver was away (default: never)"),
     Option("--log-level", "CIS490_LOG_LEVEL", "INFO", "LEVEL", "one of " + ", ".join(LEVELS)),
 )  # fmt: skip
 """An option on the command line wins over its variable. `--once` is a flag only."""
@@ -98,7 +101,7 @@ def read(
         raise SettingsError(
             f"--log-level: found {values['--log-level']!r}, expected one of {', '.join(LEVELS)}"
         )
-    idle = values["--exit-when-idle"]
+    idle, frozen = values["--exit-when-idle"], values["--max-frozen-s"]
     return WorkerSettings(
         receiver_url=values["--receiver-url"],
         state_dir=Path(values["--state-dir"]).absolute(),
@@ -107,6 +110,7 @@ def read(
         once=bool(given["once"]),
         exit_when_idle_s=_seconds("--exit-when-idle", idle, 0.0) if idle else None,
         trainer_module=values["--trainer-module"],
+        max_frozen_s=_seconds("--max-frozen-s", frozen, 1.0) if frozen else None,
         log_level=level,
     )
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cis490.digest import is_digest, sha256_bytes, short
+from cis490.failpoints import failpoint
 from cis490.files import atomic_write, make_folders
 from cis490.locks import Held, hold
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, ReleaseRequest
@@ -52,6 +53,8 @@ class LeaseRecord:
     token: str | None = field(repr=False)
     ending: Ending | None = None
     """None while the trainer is at work."""
+    lease_s: float = 600.0
+    """A lease file of an earlier version does not tell; it needs none, since its trainer is dead."""
 
     @property
     def key(self) -> str:
@@ -60,7 +63,14 @@ class LeaseRecord:
 
 def record_of(answer: ClaimAnswer) -> LeaseRecord:
     """What is to be remembered of a claim's answer."""
-    return LeaseRecord(answer.job_id, answer.name, answer.epoch, answer.heartbeat_s, answer.lease_token)
+    return LeaseRecord(
+        answer.job_id,
+        answer.name,
+        answer.epoch,
+        answer.heartbeat_s,
+        answer.lease_token,
+        lease_s=answer.lease_s,
+    )
 
 
 class StateFolder:
@@ -114,8 +124,11 @@ class StateFolder:
     def drop(self, record: LeaseRecord) -> None:
         """Forget the lease and all that belongs to it."""
         shutil.rmtree(self.job_folder(record), ignore_errors=True)
+        failpoint("worker.folder_dropped")
         self.bundle(record).unlink(missing_ok=True)
+        failpoint("worker.bundle_dropped")
         self._lease(record).unlink(missing_ok=True)
+        failpoint("worker.lease_dropped")
 
     def bundle(self, record: LeaseRecord) -> Path:
         """Where the packed result lies until it is delivered."""
@@ -124,6 +137,10 @@ class StateFolder:
     def job_folder(self, record: LeaseRecord) -> Path:
         """The trainer's working folder."""
         return self.jobs / record.key
+
+    def end_file(self, record: LeaseRecord) -> Path:
+        """Where the guard writes how the trainer ended, in case that the worker is dead by then."""
+        return self.job_folder(record) / "end.json"
 
     def _lease(self, record: LeaseRecord) -> Path:
         return self.leases / f"{record.key}.json"

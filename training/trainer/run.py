@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import cast
 
+from cis490.failpoints import failpoint
 from training.trainer.digest import trainer_digest
 from training.trainer.errors import BadConfig, Preempted, Unavailable, Usage
 from training.trainer.options import (
@@ -205,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(describe(_ROOT), sort_keys=True, indent=2))
             return "described"
         stop.listen()
+        failpoint("trainer.started")
         ended.append(Progress(options.progress_file, time.monotonic))
         return _train(options, ended[0], stop)
 
@@ -232,9 +234,13 @@ def _train(options: argparse.Namespace, progress: Progress, stop: Stop) -> str:
             f"{job.model} needs {package}, which is not installed; pip install {package}"
         ) from error
 
+    failpoint("trainer.before_training")
     files, headline = train_job(job, options.data, options.threads, progress, stop.check)
+    failpoint("trainer.trained")
     write(options.out, files)
+    failpoint("trainer.result_written")
     progress.result(headline)
+    failpoint("trainer.result_reported")
     auc = f"test ROC-AUC {headline['roc_auc']} ({headline['roc_auc_active']} without the quiet baseline)"
     return f"trained {job.model}-{job.mode}: {auc}, wrote {len(files)} files to {options.out}"
 

@@ -16,6 +16,12 @@ SELECT seq, job_id, priority FROM job
 WHERE class_id = :class_id AND status = 'pending' AND held = 0
 ORDER BY priority DESC, seq LIMIT 1;
 
+-- name: class_following
+-- The jobs after the head, in the order in which they will be handed out; read from the index alone.
+SELECT seq, '' AS job_id, priority FROM job
+WHERE class_id = :class_id AND status = 'pending' AND held = 0
+ORDER BY priority DESC, seq LIMIT :most OFFSET 1;
+
 -- name: class_waiting
 SELECT class_id, count(*) AS n FROM job WHERE status = 'pending' AND held = 0 GROUP BY class_id;
 
@@ -117,9 +123,36 @@ WHERE host = :host;
 -- name: workers_resume
 UPDATE worker SET paused_reason = NULL, failures_in_a_row = 0, last_failed_job = NULL;
 
+-- name: worker_forget
+DELETE FROM worker WHERE host = :host;
+
+-- name: drained
+SELECT host, reason FROM drained_host;
+
+-- name: drain_add
+INSERT INTO drained_host (host, reason, at) VALUES (:host, :reason, :at)
+ON CONFLICT (host) DO UPDATE SET reason = excluded.reason, at = excluded.at;
+
+-- name: drain_remove
+DELETE FROM drained_host WHERE host = :host;
+
+-- name: audit_host_add
+INSERT INTO audit (at, actor, event, job_id, from_phase, to_phase, epoch, detail, host)
+VALUES (:at, :actor, :event, '', '', '', 0, :detail, :host);
+
+-- name: audit_of_host
+SELECT at, actor, event, detail FROM audit WHERE job_id = '' AND host = :host ORDER BY seq;
+
 -- name: audit_add
 INSERT INTO audit (at, actor, event, job_id, from_phase, to_phase, epoch, detail)
 VALUES (:at, :actor, :event, :job_id, :from_phase, :to_phase, :epoch, :detail);
 
 -- name: audit_of
 SELECT * FROM audit WHERE job_id = :job_id ORDER BY seq;
+
+-- name: dataset_add
+INSERT INTO dataset (dataset_id, path) VALUES (:dataset_id, :path)
+ON CONFLICT (dataset_id) DO UPDATE SET path = excluded.path;
+
+-- name: datasets
+SELECT dataset_id, path FROM dataset;

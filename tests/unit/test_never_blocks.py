@@ -1,0 +1,173 @@
+"""Nothing blocks the event loop: every endpoint of the live receiver, under a watch for blocking calls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.factories.live_receiver import Answer, LiveReceiver, live_receiver
+from training.fleet.coordinator import Coordinator
+from training.fleet.routes import ROUTES
+from training.fleet.types import DatasetPin
+
+blockbuster = pytest.importorskip("blockbuster")
+
+MANIFEST = """
+name = "watched"
+[[hosts]]
+name = "a"
+slots = 9
+[[jobs]]
+model = "gbt"
+mode = "realistic"
+[[jobs]]
+model = "mlp"
+mode = "oracle"
+[[jobs]]
+model = "gru"
+mode = "oracle"
+"""
+BUNDLE = bytes(range(256)) * 8192  # 2 MiB: several blocks of the upload's pipeline
+DIGEST = hashlib.sha256(BUNDLE).hexdigest()
+
+
+@pytest.fixture
+def coordinators(monkeypatch: pytest.MonkeyPatch) -> list[Coordinator]:
+    """The parts of the receivers that the test starts."""
+    found: list[Coordinator] = []
+    original = Coordinator.__init__
+
+    def note(self: Coordinator, **values: object) -> None:
+        original(self, **values)  # type: ignore[arg-type]
+        found.append(self)
+
+    monkeypatch.setattr(Coordinator, "__init__", note)
+    return found
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, coordinators: list[Coordinator]) -> Iterator[LiveReceiver]:
+    with live_receiver(tmp_path, MANIFEST, max_artifact_bytes=4 << 20) as running:
+        (parts,) = coordinators
+        packed = tmp_path / "dataset.tar.zst"
+        packed.write_bytes(BUNDLE)
+        parts.datasets[DIGEST] = DatasetPin(DIGEST, str(packed))
+        yield running
+
+
+@pytest.fixture
+def blocked(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What called something that blocks on a thread with an event loop; also when somebody caught the error."""
+    found: list[str] = []
+    original = blockbuster.BlockingError.__init__
+
+    def note(self: Exception, name: str) -> None:
+        original(self, name)
+        found.append(name)
+
+    monkeypatch.setattr(blockbuster.BlockingError, "__init__", note)
+    with blockbuster.blockbuster_ctx() as watch:
+        for name in ("io.TextIOWrapper.write", "io.BufferedWriter.write"):
+            watch.functions[name].deactivate()  # log lines: a pipe to the journal, which does not fill up
+        yield found
+
+
+def claimed(receiver: LiveReceiver) -> str:
+    answer = receiver.worker("POST", "/v1/job/claim", {"capability": {"cores": 4}})
+    return str(answer.body["job_id"])
+
+
+def _heartbeat(receiver: LiveReceiver) -> list[Answer]:
+    path = f"/v1/job/{claimed(receiver)}/heartbeat"
+    return [receiver.worker("POST", path) for _ in range(2)]  # the first is written, the second only noted
+
+
+def _upload(receiver: LiveReceiver) -> list[Answer]:
+    path = f"/v1/model/{claimed(receiver)}"
+    return [receiver.worker("PUT", path, BUNDLE, **{"X-Content-SHA256": DIGEST}) for _ in range(2)]
+
+
+def _complete(receiver: LiveReceiver) -> list[Answer]:
+    job_id = claimed(receiver)
+    return [
+        receiver.worker("PUT", f"/v1/model/{job_id}", BUNDLE, **{"X-Content-SHA256": DIGEST}),
+        receiver.worker("POST", f"/v1/job/{job_id}/complete", {"artifact_id": DIGEST}),
+        receiver.send("GET", f"/v1/model/{DIGEST}"),
+        receiver.send("GET", f"/v1/model/{DIGEST}", headers={"Range": "bytes=5-9"}),
+        receiver.send("HEAD", f"/v1/model/{DIGEST}"),
+    ]
+
+
+def _verb(name: str, body: dict[str, str]) -> Callable[[LiveReceiver], list[Answer]]:
+    return lambda receiver: [receiver.worker("POST", f"/v1/job/{claimed(receiver)}/{name}", body)]
+
+
+def _get(path: str) -> Callable[[LiveReceiver], list[Answer]]:
+    return lambda receiver: [receiver.send("GET", path.replace("JOB", claimed(receiver)))]
+
+
+def _operate(path: str, body: object = None) -> Callable[[LiveReceiver], list[Answer]]:
+    return lambda receiver: [receiver.operator(path.replace("JOB", claimed(receiver)), body)]
+
+
+ACTS: dict[tuple[str, str], Callable[[LiveReceiver], list[Answer]]] = {
+    ("POST", "/v1/job/claim"): lambda receiver: [
+        receiver.worker("POST", "/v1/job/claim", {"capability": {"cores": 4}}),
+        receiver.worker("POST", "/v1/job/claim", {"capability": {"cores": 4}, "wait_s": 0.05}),
+    ],
+    ("POST", "/v1/job/{id}/heartbeat"): _heartbeat,
+    ("POST", "/v1/job/{id}/complete"): _complete,
+    ("POST", "/v1/job/{id}/fail"): _verb("fail", {"error": "x"}),
+    ("POST", "/v1/job/{id}/release"): _verb("release", {"reason": "x"}),
+    ("PUT", "/v1/model/{id}"): _upload,
+    ("GET", "/v1/job/{id}/upload"): lambda receiver: [
+        receiver.worker("GET", f"/v1/job/{claimed(receiver)}/upload?sha256={DIGEST}", **{"X-Content-SHA256": DIGEST})
+    ],
+    ("GET", "/v1/dataset/{digest}"): _get(f"/v1/dataset/{DIGEST}"),
+    ("GET", "/v1/jobs"): _get("/v1/jobs"),
+    ("GET", "/v1/job/{id}"): _get("/v1/job/JOB"),
+    ("GET", "/v1/job/{id}/eligibility"): _get("/v1/job/JOB/eligibility"),
+    ("GET", "/v1/model/{id}"): _complete,
+    ("GET", "/v1/workers"): _get("/v1/workers"),
+    ("GET", "/v1/health"): _get("/v1/health"),
+    ("GET", "/openapi.json"): _get("/openapi.json"),
+    ("POST", "/v1/job/{id}/cancel"): _operate("/v1/job/JOB/cancel"),
+    ("POST", "/v1/job/{id}/requeue"): _operate("/v1/job/JOB/requeue", {"force": True}),
+    ("POST", "/v1/manifest/reload"): _operate("/v1/manifest/reload"),
+    ("POST", "/v1/host/{name}/drain"): _operate("/v1/host/a/drain", {"reason": "x"}),
+    ("POST", "/v1/host/{name}/undrain"): _operate("/v1/host/a/undrain"),
+}  # fmt: skip
+
+
+def test_every_endpoint_is_watched() -> None:
+    assert set(ACTS) == {(item.method, item.path) for item in ROUTES}
+
+
+@pytest.mark.parametrize("endpoint", ACTS, ids=" ".join)
+def test_no_endpoint_blocks_the_loop(
+    receiver: LiveReceiver, blocked: list[str], endpoint: tuple[str, str]
+) -> None:
+    answers = ACTS[endpoint](receiver)
+    assert blocked == []
+    assert all(answer.status < 500 for answer in answers), [answer.body for answer in answers]
+
+
+def test_the_watch_sees_a_call_that_blocks(
+    receiver: LiveReceiver,
+    blocked: list[str],
+    coordinators: list[Coordinator],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the tests above would prove nothing."""
+    (parts,) = coordinators
+
+    def write(*_: object, **__: object) -> bool:
+        parts.queue.flush_heartbeats()
+        return True
+
+    monkeypatch.setattr(parts.queue, "renew_lease", write)
+    _heartbeat(receiver)
+    assert any("sqlite3" in name for name in blocked)
