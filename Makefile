@@ -59,6 +59,8 @@ lock: ## Choose and lock newer package versions (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv; type: python3 -m pip install --user uv'; exit 1; }
 	@$(LOCK) $(UPGRADE) --extra worker-probes --extra dev --output-file requirements/dev.txt pyproject.toml
 	@$(LOCK) --no-annotate --constraint requirements/dev.txt --output-file requirements/run.txt pyproject.toml
+	@echo blockbuster | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate --output-file requirements/source.txt -
 
 clean: ## Delete what set-up, tests and tools made (.venv, caches; not the demo folder)
 	@rm -rf .venv dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

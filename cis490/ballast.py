@@ -67,12 +67,14 @@ class Ballast:
     def restore(self) -> bool:
         """Have the file, if there is room; whether it is held now. Blocking I/O; raises nothing of the disk's."""
         with self._lock:
-            if self._held and self._is_whole():
-                return True
-            was_held, self._held = self._held, False
+            was_held = self._held
             try:
+                if was_held and self._is_whole():
+                    return True
+                self._held = False
                 self._held = self._is_whole() or self._allocate()
             except OSError as error:
+                self._held = False
                 event(_log, "ballast.missing", level=logging.WARNING, path=self._path, reason=error)
             else:
                 if self._held:

@@ -30,7 +30,7 @@ esac
 
 # The checkout's path is part of it: a virtual environment does not survive being moved.
 fingerprint() {
-    { "$venv/bin/python" -VV && pwd && cat requirements/run.txt requirements/dev.txt pyproject.toml scripts/setup.sh; } \
+    { "$venv/bin/python" -VV && pwd && cat requirements/*.txt pyproject.toml scripts/setup.sh; } \
         2>/dev/null | cksum
 }
 
@@ -157,6 +157,10 @@ rm -f "$stamp"
 say "installing $(grep -c '==' "requirements/$level.txt") locked packages (requirements/$level.txt)"
 # Wheels only: what would need a compiler fails at once, and says so.
 pip_install --require-hashes --only-binary :all: -r "requirements/$level.txt"
+# Of the tests' tools one needs a package of pure Python that is published as source only; no compiler is involved.
+if [ "$level" = dev ]; then
+    pip_install --require-hashes --no-deps --no-build-isolation -r requirements/source.txt
+fi
 say "installing this checkout (editable)"
 pip_install --no-deps --no-build-isolation --no-index --editable .
 printf '%s %s\n' "$level" "$(fingerprint)" >"$stamp"

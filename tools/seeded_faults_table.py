@@ -20,6 +20,7 @@ class SeededFault:
 
 QUEUE = "tests/contract/test_queue_sqlite.py"
 WRITER = "tests/unit/test_writer_and_reaper.py"
+POWER = "tests/faults/test_power_database.py"
 HTTP = "tests/contract/test_http_contract.py"
 
 FAULTS: tuple[SeededFault, ...] = (
@@ -61,7 +62,7 @@ FAULTS: tuple[SeededFault, ...] = (
         "cis490/database/sqlite.py",
         "PRAGMA synchronous = FULL",
         "PRAGMA synchronous = NORMAL",
-        ("tests/unit/test_database.py::test_a_connection_is_set_up_to_survive_a_power_cut",),
+        (f"{POWER}::test_after_a_power_cut_everything_acknowledged_is_there_and_nothing_by_halves",),
     ),
     SeededFault(
         "memory-before-commit",
@@ -161,7 +162,9 @@ FAULTS: tuple[SeededFault, ...] = (
         "training/fleet/eligibility.py",
         "    drained = host.drained_reason is not None\n",
         "    drained = False\n",
-        ("tests/unit/test_drain.py::test_a_drained_host_finishes_what_it_has_and_gets_nothing_new",),
+        (
+            "tests/unit/test_drain.py::TestDrain::test_a_drained_host_finishes_what_it_has_and_gets_nothing_new",
+        ),
     ),
     SeededFault(
         "no-audit-row",

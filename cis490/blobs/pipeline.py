@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -31,8 +32,17 @@ MAX_WAITING_BYTES = 3 * 1024 * 1024
 TOTAL_WAITING_BYTES = 48 * 1024 * 1024
 DIRECT = 64
 """So many uploads may have a thread of their own that receives; further ones are received by the event loop."""
+IDLE_S = 120.0
+"""A sender that is silent for so long has gone, or may as well begin again: its thread is for others."""
 _TURN = 8
 _POLL_S = 0.2
+
+
+class Stalled(Exception):
+    """No byte of a body came for IDLE_S, though its connection stands. What came before has been kept."""
+
+    def __init__(self) -> None:
+        super().__init__(f"no further byte of the body came for {IDLE_S:g} s")
 
 
 def allowance(uploads: int) -> int:
@@ -187,14 +197,14 @@ class Line:
                 if not self._wait_until_done(self._count - len(buffers) + 1):
                     return
                 view = memoryview(buffers[number % len(buffers)])[:left]
-                filled = self._fill(view, connection)
+                filled, is_silent = self._fill(view, connection)
                 if filled:
                     self.put(view[:filled])
                     left -= filled
                 if filled < len(view):
                     if self._stop.is_set():
                         return
-                    raise wire.broken()
+                    raise Stalled if is_silent else wire.broken()
 
     def _wait_until_done(self, count: int) -> bool:
         """Wait until both lanes are done with so many blocks, and not far behind with syncing; False to stop."""
@@ -205,20 +215,23 @@ class Line:
                 return False
         return True
 
-    def _fill(self, view: memoryview, connection: socket.socket) -> int:
-        """Receive until `view` is full, the connection ends, or we are to stop; how many bytes."""
-        filled = 0
+    def _fill(self, view: memoryview, connection: socket.socket) -> tuple[int, bool]:
+        """Receive until `view` is full, the connection ends or is silent for long, or we are to stop: how many bytes,
+        and whether the sender was silent."""
+        filled, heard_s = 0, time.monotonic()
         while filled < len(view) and not self._stop.is_set():
             try:
                 count = connection.recv_into(view[filled:])
             except TimeoutError:
+                if time.monotonic() - heard_s > IDLE_S:
+                    return filled, True
                 continue  # look whether to stop
             except OSError:
                 break
             if count == 0:
                 break
-            filled += count
-        return filled
+            filled, heard_s = filled + count, time.monotonic()
+        return filled, False
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         self._loop_waits = True

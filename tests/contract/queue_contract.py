@@ -125,6 +125,13 @@ class QueueContract:
             order.append(row.name if row else None)
         assert order == ["urgent", "old", "new"]
 
+    def test_the_row_that_a_claim_returns_is_the_one_on_disk(self, queue: JobQueue) -> None:
+        queue.sync_from_manifest([job(f"j{n}").to_dict() for n in range(20)])
+        for n in range(20):
+            row = queue.claim_next(worker_hostname=f"host-{n}")
+            assert row is not None
+            assert row == queue.get(row.job_id)
+
     def test_a_claim_skips_what_the_host_cannot_run(self, queue: JobQueue) -> None:
         queue.apply_manifest(manifest(job("big", priority=9, require_cuda=True), job("small")))
         row = queue.claim_next(worker_hostname="a", capability=cpu_host())

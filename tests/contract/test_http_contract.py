@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.factories.live_receiver import TOKEN, Answer, LiveReceiver, live_receiver
+from training.fleet.queue import JobQueue
 from training.fleet.receiver import ListenAddress, bind
+from training.fleet.types import DatasetPin
 
 MANIFEST = """
 name = "contract"
@@ -58,6 +61,36 @@ def put(
     receiver: LiveReceiver, job_id: object, data: bytes = BUNDLE, digest: str = DIGEST, host: str = "a"
 ) -> Answer:
     return receiver.worker("PUT", f"/v1/model/{job_id}", data, host=host, **{"X-Content-SHA256": digest})
+
+
+@pytest.mark.parametrize(("asked", "status"), [("bytes=x", 400), ("bytes=900-", 416), ("bytes=2-5", 206)])
+def test_a_dataset_is_served_in_ranges_and_refused_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, status: int
+) -> None:
+    packed = tmp_path / "episodes.tar.zst"
+    packed.write_bytes(b"0123456789")
+    pins = {DIGEST: DatasetPin(DIGEST, str(packed))}
+    with monkeypatch.context() as known:
+        known.setattr(JobQueue, "datasets", lambda queue: pins)
+        (tmp_path / "own").mkdir()
+        with live_receiver(tmp_path / "own", MANIFEST) as own:
+            answer = own.send("GET", f"/v1/dataset/{DIGEST}", headers={"Range": asked})
+            assert answer.status == status
+            assert answer.raw == b"2345" if status == 206 else answer.body["error"]
+            packed.unlink()
+            gone = own.send("GET", f"/v1/dataset/{DIGEST}")
+            assert (gone.status, "is gone" in gone.body["error"]) == (404, True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be moved away there")
+def test_a_database_that_cannot_be_opened_for_reading_is_503_in_words(receiver: LiveReceiver) -> None:
+    path = Path(receiver.queue._path)
+    path.rename(path.with_suffix(".moved"))
+    answer = receiver.send("GET", "/v1/jobs")
+    path.with_suffix(".moved").rename(path)
+    assert answer.status == 503
+    assert "cannot open the database" in answer.body["error"]
+    assert receiver.send("GET", "/v1/jobs").status == 200
 
 
 def test_a_plain_client_goes_through_all_eleven_endpoints(receiver: LiveReceiver) -> None:

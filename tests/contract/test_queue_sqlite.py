@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -48,6 +49,51 @@ def test_a_batch_is_one_transaction_and_an_error_in_it_loses_only_its_own_work(t
     assert [row.status for row in queue.list_jobs()] == ["claimed", "claimed"]
     assert queue.leases.busy("a") == queue.leases.busy("b") == 1
     queue.close()
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_request_that_goes_on_after_a_part_of_it_failed_is_not_kept_by_half(
+    tmp_path: Path, batched: bool
+) -> None:
+    queue = JobQueue(tmp_path / "q.db", clock=ManualClock())
+    queue.apply_manifest(manifest(job("x"), job("y")))
+
+    def swallow() -> bool:
+        with contextlib.suppress(ValueError), queue.atomic():
+            queue.cancel(job("x").job_id)
+            raise ValueError("between two writes of one event")
+        return True
+
+    def both() -> None:
+        with queue.atomic():
+            queue.claim("a", cpu_host())
+            swallow()
+
+    if batched:
+        refused, kept = queue.run_batch([both, lambda: queue.cancel(job("y").job_id)])
+        assert isinstance(refused, AssertionError)
+        assert kept
+    else:
+        with pytest.raises(AssertionError, match="nothing of it is kept"):
+            both()
+        assert queue.cancel(job("y").job_id), "the next one is not refused for it"
+    assert [row.status for row in queue.list_jobs()] == ["pending", "cancelled"]
+    assert len(queue.leases) == 0
+    queue.close()
+
+
+def test_a_disk_that_is_full_at_the_end_does_not_keep_the_queue_from_closing(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "q.db")
+    queue.apply_manifest(manifest(job("x")))
+    queue.claim("a", cpu_host())
+    queue.heartbeat(job("x").job_id, "a")
+    queue._connection.execute("PRAGMA query_only = ON")  # each write fails
+    queue.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        queue.row(job("x").job_id)
+    again = JobQueue(tmp_path / "q.db")
+    assert [row.status for row in again.list_jobs()] == ["running"]
+    again.close()
 
 
 def test_a_failed_commit_changes_nothing_in_memory_either(tmp_path: Path) -> None:

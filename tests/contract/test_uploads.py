@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.upload import CuttingProxy
 from cis490.ballast import Ballast
+from cis490.blobs import pipeline
 from cis490.clock import ManualClock
 from tests.factories.live_receiver import Answer, LiveReceiver, live_receiver
 from tests.factories.processes import wait_until
@@ -142,7 +143,7 @@ def test_a_range_from_a_wrong_offset_is_416_with_the_right_one_and_loses_nothing
     job, digest, total = claim(receiver), sha(BODY), len(BODY)
     put(receiver, job, BODY[:100], digest=digest, span=f"0-99/{total}")
     refused = put(receiver, job, BODY[start:], digest=digest, span=f"{start}-{total - 1}/{total}")
-    assert (refused.status, refused.body["offset"]) == (416, 100)
+    assert (refused.status, refused.body.get("offset")) == (416, 100)
     assert put(receiver, job, BODY[100:], digest=digest, span=f"100-{total - 1}/{total}").status == 201
 
 
@@ -409,3 +410,60 @@ def test_a_large_body_with_a_wrong_digest_leaves_no_byte_behind(receiver: LiveRe
     refused = put(receiver, job, data, digest=sha(b"other"))
     assert (refused.status, refused.body["actual_sha256"]) == (400, sha(data))
     assert part_files(receiver) == []
+
+
+def test_more_large_bodies_than_there_are_threads_are_received_by_the_event_loop(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "DIRECT", 0)
+    job, data = claim(receiver), random.Random(8).randbytes(4_000_000)
+    whole = put(receiver, job, data, digest=sha(data))
+    assert (whole.status, "connection" in whole.headers) == (201, False)
+    assert stored(receiver, sha(data)) == data
+
+
+@pytest.mark.parametrize("size", [257, 4_000_000], ids=["the event loop", "a thread"])
+def test_a_sender_that_falls_silent_is_408_and_what_it_sent_is_kept(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Its host was switched off: no end of the connection will ever come."""
+    monkeypatch.setattr(pipeline, "IDLE_S", 0.2)
+    job, data = claim(receiver), random.Random(9).randbytes(size)
+    silent = send_part(receiver, job, data[: size // 2], digest=sha(data), length=size)
+    said = b""
+    while not said.endswith(b"}"):
+        said += silent.recv(4096)
+    silent.close()
+    assert b" 408 " in said.partition(b"\r\n")[0]
+    assert b"no further byte" in said
+    assert offset(receiver, job, sha(data)) == size // 2
+    span = f"{size // 2}-{size - 1}/{size}"
+    assert put(receiver, job, data[size // 2 :], digest=sha(data), span=span).status == 201
+
+
+@pytest.mark.parametrize("size", [257, 4_000_000], ids=["the event loop", "a thread"])
+def test_a_sender_that_asks_first_sends_when_it_is_told_to(receiver: LiveReceiver, size: int) -> None:
+    job, data = claim(receiver), random.Random(10).randbytes(size)
+    lines = [
+        f"PUT /v1/model/{job} HTTP/1.1", "Host: x", "X-Lab-Host: a", f"X-Content-SHA256: {sha(data)}",
+        f"Content-Length: {size}", "Expect: 100-continue",
+    ]  # fmt: skip
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as connection:
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(data)
+        assert b" 201 " in connection.recv(4096).partition(b"\r\n")[0]
+    assert stored(receiver, sha(data)) == data
+
+
+def test_what_follows_a_large_body_on_its_connection_is_not_taken_for_a_part_of_it(
+    receiver: LiveReceiver,
+) -> None:
+    job, data = claim(receiver), random.Random(11).randbytes(4_000_000)
+    next_request = b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"
+    connection = send_part(receiver, job, data + next_request, digest=sha(data), length=len(data))
+    answer = connection.recv(4096)
+    assert b" 201 " in answer.partition(b"\r\n")[0]
+    assert b"connection: close" in answer, "the next request is to be sent on another connection"
+    connection.close()
+    assert stored(receiver, sha(data)) == data

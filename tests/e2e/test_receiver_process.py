@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import array
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cis490.digest import sha256_bytes
+from tests.factories.processes import wait_until
+from training.fleet.client import FleetClient
 from training.fleet.receiver import ListenAddress, arguments, listen_address
+from training.fleet.types import Capability
 
 GOOD = 'name = "t"\n[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n'
 
@@ -116,6 +122,54 @@ def test_it_stops_on_sigterm_with_0_and_a_second_one_is_refused_meanwhile(tmp_pa
     assert first.returncode == 0
     assert "receiver.stopped" in said
     assert "t" * 20 not in said, "the token is nowhere in the log"
+
+
+def unread_bytes(sender: socket.socket) -> int:
+    """What the other end has not received yet."""
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    fcntl.ioctl(sender, termios.TIOCOUTQ, count)
+    return count[0]
+
+
+@pytest.mark.parametrize("size", [1000, 4_000_000], ids=["small", "large"])
+def test_an_upload_under_way_does_not_hold_up_its_end_and_goes_on_afterwards(
+    tmp_path: Path, size: int
+) -> None:
+    data = os.urandom(size)
+    headers = {"X-Lab-Host": "a", "X-Content-SHA256": sha256_bytes(data)}
+    first = start(tmp_path)
+    until_listening(first)
+    client = FleetClient(f"unix:{tmp_path}/r.sock", host="a")
+    claimed = client.claim(Capability(), request_id="r")
+    assert claimed is not None
+    headers["X-Lease-Token"] = claimed.lease_token or ""
+    lines = [f"PUT /v1/model/{claimed.job_id} HTTP/1.1", "Host: x", f"Content-Length: {size}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    with socket.socket(socket.AF_UNIX) as sender:
+        sender.settimeout(30)
+        sender.connect(f"{tmp_path}/r.sock")
+        sender.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data[: size // 2])
+        wait_until(lambda: unread_bytes(sender) == 0, "the receiver to have taken it")
+        client._upload_offset(claimed.job_id, headers, size)  # answered after the upload's lease was judged
+        first.send_signal(signal.SIGTERM)
+        assert sender.recv(4096).split()[1] == b"503"
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == 0
+    assert "Traceback" not in said
+    assert "graceful shutdown exceeded" not in said
+    second = start(tmp_path)
+    until_listening(second)
+    bundle = tmp_path / "bundle"
+    bundle.write_bytes(data)
+    assert client._upload_offset(claimed.job_id, headers, size) == size // 2
+    assert client.upload(claimed.job_id, claimed.lease_token, bundle, sha256_bytes(data)) == "stored"
+    client.close()
+    second.send_signal(signal.SIGTERM)
+    second.communicate(timeout=30)
+    assert second.returncode == 0
 
 
 def test_the_defaults_are_the_contracts() -> None:

@@ -311,6 +311,7 @@ def test_a_second_worker_is_refused_with_the_pid_of_the_first(receiver: FakeRece
     first = start()
     receiver.wait_for("claim")
     second = start()
+    wait_until(lambda: second.process.poll() is not None, "the second worker's refusal")
     assert second.code() == 69
     assert second.says(f"another worker (pid {first.process.pid}) uses the state folder")
     assert first.process.poll() is None

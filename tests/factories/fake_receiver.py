@@ -75,6 +75,7 @@ class FakeReceiver:
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
+        self._lease_s = 600.0
         self._server = _Server(self)
 
     @property
@@ -122,13 +123,15 @@ class FakeReceiver:
         if seen.verb in self.answer:
             return self.answer[seen.verb](seen)
         if seen.verb == "claim":
-            return 200, self.jobs.popleft() if self.jobs else {"job": None, "reason": "no job is pending"}
+            answer = self.jobs.popleft() if self.jobs else {"job": None, "reason": "no job is pending"}
+            self._lease_s = answer.get("lease_s", self._lease_s)
+            return 200, answer
         if seen.verb == "model":
             found = hashlib.sha256(seen.raw).hexdigest()
             if found != seen.headers["X-Content-SHA256"]:
                 return 400, {"status": "sha-mismatch", "actual_sha256": found}
             return 201, {"status": "stored", "artifact_id": found, "size_bytes": len(seen.raw)}
-        return 200, {"ok": True, "lease_s": 600}
+        return 200, {"ok": True, "lease_s": self._lease_s}
 
 
 class _Server(ThreadingHTTPServer):

@@ -2,7 +2,7 @@
 
 In the first run nobody else could take the job: the trainer is frozen before its lease ends and goes on when the link
 is back. In the second one another host takes it over: the first trainer is ended and never runs beside the other.
-The default FILE is the picture in `docs/faults.md`.
+The default FILE is the picture in `README.md`.
 """
 
 from __future__ import annotations

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.property.fleets import capabilities
-from training.fleet.eligibility import HostView, Requirement, Rules, checks, fits, ripened
+from training.fleet.eligibility import (
+    HostView,
+    Requirement,
+    Rules,
+    checks,
+    fits,
+    preference_check,
+    ripened,
+    rivals_of,
+)
+from training.fleet.types import Capability
 
 requirements = st.builds(
     Requirement,
@@ -45,3 +56,20 @@ def test_every_refusal_says_what_was_wanted_found_and_what_helps(
     for check in checks(requirement, host, (), Rules()):
         assert check.ok or (check.message and check.hint and check.wanted and check.found)
         assert not check.ok or not check.message
+
+
+def test_wishes_never_make_all_hosts_wait_for_each_other() -> None:
+    """Each case of three hosts, with every wish that a job can have at once."""
+    names, flags = ("a", "b", "c"), list(product([False, True], repeat=3))
+    for live, cuda, failed, prefer_cuda, wish in product(flags, flags, flags, [False, True], ["", *names]):
+        views = [
+            HostView(name, capability=Capability(has_cuda=has), live=is_live)
+            for name, has, is_live in zip(names, cuda, live, strict=True)
+        ]
+        failed_hosts = tuple(name for name, has in zip(names, failed, strict=True) if has)
+        requirement = Requirement(
+            "gbt", prefer_cuda=prefer_cuda, failed_hosts=failed_hosts, wait_for_host=wish
+        )
+        rivals = rivals_of(requirement, views, Rules())
+        allowed = [view for view in views if view.live and preference_check(requirement, view, rivals).ok]
+        assert allowed or not any(live), (requirement, views)

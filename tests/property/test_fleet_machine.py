@@ -207,7 +207,7 @@ class FleetMachine(RuleBasedStateMachine):
                 host, matcher.hosts.get(host), now_s, self.queue.leases.busy(host), seen.capability
             )
             best = matcher.best(view, self.queue.views(now_s))
-            assert (best.job_id if best else None) == (wanted[0] if wanted else None), host
+            assert (best.row.job_id if best and best.row else None) == (wanted[0] if wanted else None), host
             assert bool(whose_turn(self.queue, [(host, seen.capability)]).called) == bool(wanted), host
             assert not wanted or (host not in self.drained and seen.paused_reason is None)
         assert set(matcher.drained) == self.drained
@@ -221,6 +221,10 @@ class FleetMachine(RuleBasedStateMachine):
         matcher = self.queue.matcher
         fresh = Matcher(target, live_s=LIVE_S)
         assert dict(matcher.heads()) == dict(fresh.heads())
+        for class_id, ahead in matcher._ahead.items():
+            following = fresh.following(class_id, len(ahead))
+            assert [one.order for one in reversed(ahead)] == [one.order for one in following]
+            assert all(one.row == self.queue.row(one.row.job_id) for one in ahead if one.row)
         assert {key: matcher.next_ripe(key) for key in matcher.wishing()} == {
             key: fresh.next_ripe(key) for key in fresh.wishing()
         }

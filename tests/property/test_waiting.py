@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cis490.ballast import Ballast
 from cis490.clock import ManualClock
 from tests.factories.fleet import cpu_host, cuda_host, job, manifest
 from tests.property.fleets import HOSTS, capabilities, fleets
@@ -89,6 +90,12 @@ class Client:
         return {"type": "http.disconnect"}
 
 
+class NoStore:
+    """No artifact is sent here."""
+
+    def stop_receiving(self) -> None: ...
+
+
 class Receiver:
     """One receiver under simulation."""
 
@@ -96,7 +103,7 @@ class Receiver:
         self.clock, self.dice = clock, random.Random(seed)
         self.queue = JobQueue(":memory:", clock=clock, stale_after_s=100.0, live_s=90.0)
         self.app = Coordinator(
-            queue=self.queue, store=cast(ModelStore, None), manifest_path=Path("none"), operator_token=None,
+            queue=self.queue, store=cast(ModelStore, NoStore()), manifest_path=Path("none"), operator_token=None,
             max_artifact_bytes=1,
         )  # fmt: skip
         self.writer = SlowWriter(self.queue, self.dice)
@@ -339,6 +346,45 @@ def test_wake_up_the_turn_of_a_client_that_went_away_goes_to_the_next() -> None:
     simulate(clock, history())
 
 
+@pytest.mark.parametrize("how", ["its client goes away", "its transaction fails", "its task is cancelled"])
+def test_wake_up_the_turn_of_a_claim_that_leaves_after_the_last_round_goes_to_the_next(how: str) -> None:
+    """Nobody else knows: the round that called it is over, and the queue has not changed since."""
+    clock = ManualClock()
+
+    async def history() -> None:
+        receiver = Receiver(clock, 1)
+        two = {"a": HostSpec("a"), "b": HostSpec("b")}
+        receiver.queue.apply_manifest(manifest(job("x"), hosts=two))
+        for host in two:
+            hosts.drain(receiver.queue, host, "x")
+        first, second = receiver.arrive("a", cpu_host()), receiver.arrive("b", cpu_host())
+        await receiver.come_to_rest()
+        receiver.change(lambda: [hosts.undrain(receiver.queue, host) for host in two])
+        waiters = receiver.app.waiters
+        waiter = next(iter(waiters._waiting))
+        while not waiter.called.is_set() or waiters._round is not None:
+            await receiver.turns(1)
+        if how == "its client goes away":
+            receiver.clients[first].gone.set()
+        elif how == "its task is cancelled":
+            first.cancel()
+        else:
+            real = receiver.queue.claim
+
+            def fails_for_the_first(host: str, *args: Any, **options: Any) -> Claim:
+                if host == "a":
+                    raise QueueUnavailable("the commit failed")
+                return real(host, *args, **options)
+
+            receiver.queue.claim = fails_for_the_first  # type: ignore[method-assign]
+        await receiver.come_to_rest()
+        assert first.done()
+        assert second.done(), "it could have had the job all along"
+        await receiver.end()
+
+    simulate(clock, history())
+
+
 @pytest.mark.parametrize("ends", ["the grace", "the preferred host"])
 def test_wake_up_time_alone_wakes_a_claim(ends: str) -> None:
     """Nothing happens but time: the grace of prefer_cuda ends, or the host that was preferred has died."""
@@ -405,6 +451,45 @@ def test_wake_up_a_receiver_that_stops_answers_all_and_lets_nobody_wait() -> Non
         tasks.append(receiver.arrive("late", cpu_host()))
         await receiver.turns(60)
         assert [task.result().reason for task in tasks] == ["the receiver is stopping"] * 5
+        await receiver.end()
+
+    simulate(clock, history())
+
+
+def test_a_claim_that_waits_since_before_the_disk_was_full_is_refused_like_any_other(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    async def history() -> None:
+        receiver = Receiver(clock, 1)
+        receiver.app.ballast = Ballast(tmp_path / "ballast", size_bytes=1 << 20)
+        receiver.app.ballast.restore()
+        task = receiver.arrive("a", cpu_host())
+        await receiver.come_to_rest()
+        receiver.app.ballast.give_up()
+        receiver.change(lambda: receiver.queue.apply_manifest(manifest(job("x"))))
+        await receiver.come_to_rest()
+        with pytest.raises(Problem, match="no job is handed out"):
+            await task
+        assert receiver.queue.counts() == {"pending": 1}
+        await receiver.end()
+
+    simulate(clock, history())
+
+
+def test_wake_up_a_job_that_was_given_back_because_nobody_received_it_goes_to_the_next() -> None:
+    clock = ManualClock()
+
+    async def history() -> None:
+        receiver = Receiver(clock, 1)
+        first = receiver.arrive("a", cpu_host())
+        await receiver.come_to_rest()
+        receiver.queue.apply_manifest(manifest(job("x")))
+        second = receiver.arrive("a", cpu_host())
+        receiver.clients[second].gone.set()
+        await receiver.come_to_rest()
+        with pytest.raises(Problem, match="before it got its job"):
+            await second
+        assert first.done()
         await receiver.end()
 
     simulate(clock, history())

@@ -71,6 +71,16 @@ def test_it_is_restored_only_when_as_much_again_stays_free(small_disk: Path) -> 
     assert ballast.is_held
 
 
+def test_a_folder_that_cannot_be_looked_into_holds_no_ballast_and_raises_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    ballast = Ballast(folder / "ballast", size_bytes=SIZE)
+    assert ballast.restore()
+    folder.rename(tmp_path / "gone")
+    folder.write_text("no folder any more")
+    assert (ballast.restore(), ballast.is_held) == (False, False)
+
+
 def test_a_sqlite_database_goes_on_in_the_space_of_the_ballast(small_disk: Path) -> None:
     """What it is for: the commit that failed succeeds when it is tried again."""
     ballast = Ballast(small_disk / "ballast", size_bytes=SIZE)

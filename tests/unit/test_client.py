@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -337,6 +340,43 @@ def test_a_receiver_that_names_ever_other_offsets_is_not_asked_for_ever(
     )
     assert client.upload(JOB, TOKEN, bundle, sha(bundle)) == "stored"
     assert len(receiver.of("model")) == 7
+
+
+class TakesBundles(BaseHTTPRequestHandler):
+    """Reads the body and stores it, in its words."""
+
+    def do_PUT(self) -> None:
+        size = int(self.headers["Content-Length"])
+        body = b'{"status": "stored"}' if len(self.rfile.read(size)) == size else b'{"status": "cut short"}'
+        self.send_response(201)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate is made with the openssl program")
+def test_an_upload_over_tls_is_sent_although_the_protocol_itself_has_something_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(bytes(range(256)))
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-keyout", key, "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with HTTPServer(("localhost", 0), TakesBundles) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        client = FleetClient(f"https://localhost:{server.server_address[1]}", timeout_s=5.0)
+        assert client.upload(JOB, TOKEN, small, sha(small)) == "stored"
 
 
 class RefusesAtOnce(BaseHTTPRequestHandler):

@@ -101,6 +101,11 @@ def test_on_a_full_disk_no_job_is_handed_out_and_everything_else_goes_on(tmp_pat
         assert "disk" in receiver.send("GET", "/v1/health").body["disk"]
         assert receiver.worker("POST", f"/v1/job/{job_id}/heartbeat").status == 200
         assert receiver.worker("POST", f"/v1/job/{job_id}/release").status == 200
+        why = receiver.send("GET", f"/v1/job/{job_id}/eligibility").body
+        assert (why["claimable"], "no job is handed out" in why["summary"]) == (False, True), (
+            "as a claim is answered"
+        )
+        assert [check["constraint"] for check in why["job_checks"] if not check["ok"]] == ["disk"]
         assert receiver.operator(f"/v1/job/{job_id}/cancel").status == 200
         ballast.restore()
         assert receiver.send("GET", "/v1/health").body == {"status": "ok"}

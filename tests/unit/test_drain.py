@@ -289,6 +289,7 @@ class TestForgetting:
         monkeypatch.setattr(hosts, "MAX_UNKNOWN_HOSTS", 3)
         self.call(queue, clock, "u7", "new")
         assert len(self.known(queue)) == 3
+        assert set(queue.matcher._fits) <= set(queue.matcher.seen), "nothing is kept of the forgotten"
         assert {"u7", "new"} <= set(self.known(queue))
 
     def test_a_failed_transaction_forgets_nobody(self, queue: JobQueue, clock: ManualClock) -> None:

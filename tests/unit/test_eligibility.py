@@ -148,6 +148,17 @@ def test_a_released_job_waits_for_its_host() -> None:
     assert judge(wish, host(), replace(gpu, live=False)) == []
 
 
+def test_a_job_that_prefers_cuda_and_was_released_by_another_host_goes_back_to_that_one() -> None:
+    """Else each of the two would wait for the other."""
+    wish = Requirement("gbt", prefer_cuda=True, wait_for_host="cpu")
+    cpu, gpu, third = host("cpu"), host("gpu", GPU_BOX), host("third")
+    assert judge(wish, cpu, gpu, third) == []
+    assert judge(wish, gpu, cpu, third) == ["preference"]
+    assert judge(wish, third, cpu, gpu) == ["preference"]
+    assert judge(wish, gpu, replace(cpu, live=False), third) == []
+    assert judge(wish, third, replace(cpu, live=False), gpu) == ["preference"]
+
+
 def test_a_job_that_failed_here_goes_elsewhere_first_and_comes_back_if_there_is_nobody() -> None:
     failed = Requirement("gbt", failed_hosts=("cpu",))
     gpu = host("gpu", GPU_BOX)

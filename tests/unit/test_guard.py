@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from tests.factories.processes import is_alive, pid_in, state_of, wait_until
 from training.fleet.capability import CODE_ROOT
 from training.fleet.guard import TrainerRun, count_oom_kills
 from training.fleet.guard_rules import Limits
-from training.fleet.guard_wire import MARK, TrainerCommand
+from training.fleet.guard_wire import MARK, NEWEST_BYTES, TrainerCommand, read_newest
 from training.fleet.guarded_run import kill_marked, metrics_in
+from training.fleet.http_io import decoded
 from training.fleet.outcome import (
     FAIL_CLASS_OF,
     ProgressReader,
@@ -30,7 +32,7 @@ from training.fleet.outcome import (
     fail_request,
     result_of,
 )
-from training.fleet.wire import MAX_ERROR_CHARS
+from training.fleet.wire import MAX_BODY_BYTES, MAX_ERROR_CHARS, HeartbeatRequest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the process part here is that of Unix")
 
@@ -434,6 +436,37 @@ def test_what_would_make_the_receiver_refuse_a_heartbeat_is_left_out() -> None:
     assert reader.latest is not None
     assert (reader.latest.event, reader.latest.total, reader.latest.loss) == ("progress", None, None)
     assert reader.latest.metric == {"d": 0.5}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event": "start", "unit": "\\ud800"}',
+        b'{"event": "\\udfff", "step": 1}',
+        b'{"event": "result", "metric": {"\\ud800": 1}}',
+        b'{"step": 1, "event": "%s"}' % (b"x" * MAX_BODY_BYTES),
+    ],
+)
+def test_the_receiver_reads_the_heartbeat_of_whatever_text_a_trainer_writes(line: bytes) -> None:
+    """Else it would refuse each of them, and the lease would end over a line of progress."""
+    reader = ProgressReader()
+    reader.feed(line + b"\n")
+    assert reader.latest is not None
+    body = json.dumps({"progress": asdict(reader.latest)}).encode()
+    assert len(body) < MAX_BODY_BYTES
+    assert decoded(body, HeartbeatRequest).progress is not None
+
+
+def test_a_look_at_a_file_takes_its_end_only_however_much_was_written(tmp_path: Path) -> None:
+    last = b'{"event": "result", "metric": {"auc": 0.5}}\n'
+    with open(tmp_path / "progress", "wb") as file:
+        file.truncate(2**33)
+        file.seek(2**33)
+        file.write(last)
+    data, at = read_newest(str(tmp_path / "progress"), 5)
+    assert (len(data), at) == (NEWEST_BYTES, 2**33 + len(last))
+    assert data.endswith(last)
+    assert read_newest(str(tmp_path / "progress"), at) == (b"", at)
 
 
 def test_rubbish_is_no_sign_of_life_and_harms_nothing() -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from cis490.clock import ManualClock, SystemClock
 from tests.factories.processes import is_alive, pid_in, state_of, wait_until
+from training.fleet import guarded_run
 from training.fleet.capability import CODE_ROOT
 from training.fleet.guard_posix import Member, tree_of
-from training.fleet.guard_wire import MARK, TrainerCommand, boot_id, end_of, parse
+from training.fleet.guard_wire import MARK, TrainerCommand, boot_id, end_of, line, parse
 from training.fleet.guarded_run import CannotStart, GuardedRun, GuardLost, kill_marked
 from training.fleet.outcome import RunResult, fail_class
 
@@ -174,6 +175,19 @@ def test_the_whole_tree_stands_still_at_the_leases_end_and_goes_on_when_it_is_co
     wait_until(all_gone(*pids, run.guard_pid), "the end of the family")
 
 
+def test_a_trainer_that_floods_its_progress_file_is_frozen_all_the_same(start: Start) -> None:
+    """Nobody may read a file to its end that grows faster than it is read."""
+    code = (
+        "import sys, time; end = time.monotonic() + 8; file = open(sys.argv[1] + '/progress', 'w')\n"
+        "while time.monotonic() < end: file.write('{\"step\": 1}\\n')"
+    )
+    began_s = CLOCK.now_s()
+    run = start(code, lease_s=4.0, deadline_s=began_s + 4.0)
+    wait_until(lambda: run.wait(0.05) == "frozen", "the freeze")
+    assert CLOCK.now_s() - began_s < 6.0
+    assert run.progress is not None
+
+
 def test_a_daemon_that_is_stopped_does_not_keep_the_guard_from_freezing(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, lease_s=2.0, for_s=3.0)
     pids = family(tmp_path)
@@ -244,6 +258,34 @@ def test_the_kernel_ends_the_trainer_with_its_guard(start: Start, tmp_path: Path
     trainer = pid_in(tmp_path / "trainer")
     os.kill(run.guard_pid, signal.SIGKILL)
     wait_until(all_gone(trainer), "the trainer's end")
+
+
+def test_a_guard_that_cannot_end_its_trainer_does_not_hold_the_worker_for_ever(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer that hangs in a driver outlives SIGKILL; its guard goes on saying that it lives."""
+    deaf = f"import time\nfor _ in range(100): print({line(event='alive').decode()!r}, flush=True); time.sleep(0.05)"
+
+    def start_deaf(command: TrainerCommand) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", deaf], stdin=pipe, stdout=pipe, bufsize=0)
+
+    monkeypatch.setattr(guarded_run, "_start", start_deaf)
+    monkeypatch.setattr(guarded_run, "KILL_S", 0.5)
+    run = start(PAUSE)
+    began_s = CLOCK.now_s()
+    run.end_now()
+    assert CLOCK.now_s() - began_s < 3.0
+    assert not is_alive(run.guard_pid)
+
+
+def test_a_worker_that_was_started_with_sigchld_ignored_learns_how_its_trainers_end(start: Start) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run = start("raise SystemExit(7)")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert result_of(run).exit_code == 7
 
 
 def test_a_guard_that_is_stopped_does_not_hold_the_job_for_ever(start: Start, tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import select
+import socket
 import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
 from cis490.blobs import Block, NoSpace, pipeline
-from cis490.blobs.pipeline import BLOCK_BYTES, Pool, allowance, pour, undisturbed
+from cis490.blobs.pipeline import BLOCK_BYTES, Pool, Stalled, Wire, allowance, pour, undisturbed
 from cis490.digest import Digest
 
 
@@ -168,3 +170,60 @@ def test_undisturbed_work_ends_although_its_task_is_cancelled_again_and_again() 
         assert done == ["done"]
 
     asyncio.run(scenario())
+
+
+class Detached:
+    """A large body: one block by the event loop, then `left_bytes` that a thread receives from a socket."""
+
+    def __init__(self, left_bytes: int) -> None:
+        self.near, self.far = socket.socketpair()
+        self.left_bytes = left_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield bytes(BLOCK_BYTES)
+
+    def detach(self) -> Wire:
+        return Wire(b"first", self.near, self.left_bytes, ConnectionAbortedError)
+
+
+def test_a_thread_receives_the_rest_of_a_body_and_not_a_byte_more() -> None:
+    body, writer = Detached(4), Memory()
+    after = body.near.dup()
+    body.far.sendall(b"restGET / HTTP/1.1")
+    assert asyncio.run(pour(body, writer, Pool(), 1 << 30))
+    assert bytes(writer.data[BLOCK_BYTES:]) == b"firstrest"
+    assert after.recv(100) == b"GET / HTTP/1.1"
+    after.close()
+    body.far.close()
+
+
+def test_a_sender_that_falls_silent_does_not_hold_its_thread_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "IDLE_S", 0.1)
+    body, writer, pool = Detached(1 << 20), Memory(), Pool()
+    body.far.sendall(b"came")
+    with pytest.raises(Stalled, match=r"no further byte of the body came for 0\.1 s"):
+        asyncio.run(pour(body, writer, pool, 1 << 30))
+    assert (bytes(writer.data[BLOCK_BYTES:]), pool.uploads) == (b"firstcame", 0)
+    assert body.near.fileno() == -1, "the connection was left open"
+    body.far.close()
+
+
+def test_a_cancelled_upload_has_written_what_its_thread_received() -> None:
+    body, writer = Detached(1 << 20), Memory()
+    body.far.sendall(b"came")
+    waiting = body.near.dup()
+
+    async def scenario() -> None:
+        pouring = asyncio.ensure_future(pour(body, writer, Pool(), 1 << 30))
+        while select.select([waiting], [], [], 0)[0]:
+            await asyncio.sleep(0.01)
+        pouring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pouring
+
+    asyncio.run(scenario())
+    assert bytes(writer.data[BLOCK_BYTES:]) == b"firstcame"
+    waiting.close()
+    body.far.close()

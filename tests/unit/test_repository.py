@@ -128,7 +128,7 @@ def test_every_locked_package_has_a_version_and_hashes(name: str) -> None:
     assert loose == []
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "source.txt"])
 def test_locked_packages_name_no_index_and_no_folder(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
     assert re.findall(r"(?m)^\s*-(?!-hash=)\S+|\S+://\S+|file:\S*", text) == []

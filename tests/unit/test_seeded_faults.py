@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tools.seeded_faults import edited, judged
+from tools.seeded_faults import FOLDER_VARIABLE, edited, end_what_is_left, judged
 from tools.seeded_faults_table import FAULTS, SeededFault
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,8 +21,12 @@ def test_each_fault_can_still_be_seeded_and_its_tests_exist(fault: SeededFault) 
     text = (ROOT / fault.file).read_text(encoding="utf-8")
     assert edited(text, fault) != text
     for test in fault.tests:
-        file, _, name = test.partition("::")
-        assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8")
+        file, *names = test.split("::")
+        at: ast.AST = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        for name in names:
+            found = [one for one in ast.iter_child_nodes(at) if getattr(one, "name", None) == name]
+            assert found, f"{test}: there is no {name}"
+            at = found[0]
 
 
 def test_names_are_given_once() -> None:
@@ -37,7 +44,10 @@ def test_an_edit_that_does_not_fit_exactly_once_is_refused_in_words(text: str) -
     ("inside", "caught_by", "problem"),
     [
         ('<failure message="AssertionError: lost">x</failure>', "test_x", ""),
+        ('<failure message="assert 1 == 2">x</failure>', "test_x", ""),
+        ('<failure message="Failed: DID NOT RAISE">x</failure>', "test_x", ""),
         ('<failure message="ImportError: no module">x</failure>', "", "test_x failed with ImportError"),
+        ('<failure message="TypeError: None">x</failure>', "", "test_x failed with TypeError"),
         ('<error message="failed on setup">x</error>', "", "test_x could not run"),
         ("", "", "no test failed"),
     ],
@@ -50,3 +60,28 @@ def test_only_a_test_that_failed_by_its_own_judgement_counts(
     )
     assert found[0] == caught_by
     assert found[1].startswith(problem)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_what_a_run_leaves_behind_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    """By its environment, its command or its working folder: a guard's trainer keeps none of them for sure."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    left = [
+        subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.PIPE, env={FOLDER_VARIABLE: str(folder)}
+        ),
+        subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, cwd=folder, env={}),
+        subprocess.Popen([*command, f"{folder}/x"], start_new_session=True, stdout=subprocess.PIPE, env={}),
+    ]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path, env={})
+    for process in (*left, other):
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+    assert end_what_is_left(folder) == 3
+    assert [process.wait(10) for process in left] == [-9, -9, -9]
+    assert other.poll() is None
+    other.kill()
+    other.wait()

@@ -297,6 +297,24 @@ def test_an_interrupted_upload_expires_after_a_day_or_with_its_attempt(
     assert asyncio.run(store.offset_of(JOB, 3)) == 0
 
 
+def test_a_part_that_cannot_be_removed_now_is_removed_by_a_later_sweep(
+    store: ModelStore, incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConnectionError):
+        asyncio.run(upload(store, stream(CONTENT, error=ConnectionError("gone"))))
+    discard = local.LocalWriter.discard
+
+    def fail(writer: local.LocalWriter) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(local.LocalWriter, "discard", fail)
+    with pytest.raises(OSError, match="I/O error"):
+        asyncio.run(store.expire_partials(lambda job_id, epoch: False))
+    monkeypatch.setattr(local.LocalWriter, "discard", discard)
+    assert asyncio.run(store.expire_partials(lambda job_id, epoch: False)) == 1
+    assert files_below(incoming) == []
+
+
 def test_at_start_old_and_unknown_rests_go_and_young_parts_stay(
     root: Path, incoming: Path, index: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -24,7 +25,8 @@ from training.fleet.attempt import Run
 from training.fleet.guard_wire import TrainerCommand, TrainerEnd, boot_id, line
 from training.fleet.guarded_run import GuardedRun
 from training.fleet.lease_keeper import LeaseKeeper
-from training.fleet.wire import Progress
+from training.fleet.wire import CompleteRequest, Progress
+from training.fleet.worker_recovery import recover
 from training.fleet.worker_state import LeaseRecord
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux names its boots")
@@ -99,6 +101,40 @@ def test_a_failure_that_nobody_saw_is_reported_and_an_ended_run_given_back(
     assert bench.leftovers() == []
 
 
+@linux_only
+def test_a_result_that_was_finished_just_when_the_end_was_asked_for_counts(bench: Bench) -> None:
+    ended_unseen(bench, exit_code=0, ended_by="asked")
+    bench.run()
+    assert bench.receiver.verbs() == ["model", "complete", "claim"]
+
+
+def test_a_lease_file_that_cannot_be_read_just_now_costs_no_result(bench: Bench) -> None:
+    """Somebody else's file, a failing disk: it is not damaged, and what belongs to it stays."""
+    (bench.state.leases / "x.json").mkdir()  # whatever the system: reading it is an OSError
+    (bench.state.spool / "x.tar.zst").write_bytes(b"a result")
+    with pytest.raises(OSError, match=r"x\.json"):
+        recover(bench.state)
+    assert bench.leftovers() == ["leases/x.json", "spool/x.tar.zst"]
+
+
+def test_a_result_that_cannot_be_read_just_now_is_kept_and_offered_again(bench: Bench) -> None:
+    done = left_behind(bench, "gbt-done", CompleteRequest(hashlib.sha256(b"a result").hexdigest()))
+    bench.state.bundle(done).mkdir()
+    bench.run()
+    assert bench.receiver.verbs() == ["claim"]
+    bench.state.bundle(done).rmdir()
+    bench.state.bundle(done).write_bytes(b"a result")
+    bench.run()
+    assert bench.receiver.verbs() == ["claim", "model", "complete", "claim"]
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\0\0\0\0", "x" * 70_000])
+def test_a_damaged_claim_request_is_made_anew(bench: Bench, text: str) -> None:
+    """Sent as it is, it would be refused at each start."""
+    (bench.state.root / "claim-request").write_text(text, "ascii")
+    assert bench.state.claim_request(lambda: "id-1") == "id-1"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"what": 1}'])
 def test_a_torn_end_file_means_that_nothing_is_known(bench: Bench, text: str) -> None:
     bench.state.end_file(ended_unseen(bench)).write_text(text)
@@ -132,18 +168,22 @@ def test_the_lease_file_is_the_last_thing_to_go(
     assert bench.state.records() == ([record], [])
 
 
-def test_a_lease_counts_from_the_moment_when_its_heartbeat_was_sent(bench: Bench) -> None:
+@pytest.mark.parametrize("answered_s", [None, 3.0], ids=["a plain answer", "leases were made shorter"])
+def test_a_lease_counts_from_the_moment_when_its_heartbeat_was_sent(
+    bench: Bench, answered_s: float | None
+) -> None:
     record, clock = left_behind(bench, "gbt-slow", None), bench.clock
 
     class SlowHeart:
-        def heartbeat(self, job_id: str, token: str | None, progress: Progress | None = None) -> None:
+        def heartbeat(self, job_id: str, token: str | None, progress: Progress | None = None) -> float | None:
             clock.advance(7.0)
+            return answered_s
 
     keeper = LeaseKeeper(SlowHeart(), record, clock)
     assert keeper.deadline_s == -math.inf
     sent_s = clock.now_s()
     keeper.beat()
-    assert keeper.deadline_s == sent_s + record.lease_s
+    assert keeper.deadline_s == sent_s + (answered_s or record.lease_s)
 
 
 # -- kill -9 of the guard ----------------------------------------------------------------------------------
@@ -188,6 +228,26 @@ def test_a_result_that_never_finds_room_is_reported_in_words(
     assert bench.receiver.verbs() == ["claim", "fail", "claim"]
     assert "the worker could not do its part" in bench.receiver.of("fail")[0].body["error"]
     assert sum(bench.stop.pauses) > 3600
+
+
+@linux_only
+def test_a_worker_that_stops_before_there_is_room_leaves_the_result_to_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failpoints, "_armed", Armed("worker.before_pack", "full", 1))
+
+    def stop(seconds: float) -> bool:
+        bench.stop.request()
+        return True
+
+    monkeypatch.setattr(bench.stop, "wait", stop)
+    bench.receiver.jobs.append(lease())
+    bench.run()
+    assert bench.receiver.verbs() == ["claim"]
+    monkeypatch.undo()
+    bench.stop.requested = False
+    bench.run()
+    assert bench.receiver.verbs() == ["claim", "model", "complete", "claim"]
 
 
 def test_a_lease_that_cannot_be_written_down_is_given_back_and_the_worker_goes_on(

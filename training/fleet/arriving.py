@@ -9,7 +9,8 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from cis490.blobs.pipeline import Wire
+from cis490.blobs import pipeline
+from cis490.blobs.pipeline import Stalled, Wire
 
 
 class Arriving:
@@ -41,7 +42,11 @@ class Arriving:
                 reading.result()  # raises ClientDisconnect, if that was the end
                 return
             self._came.clear()
-            await self._came.wait()
+            try:
+                async with asyncio.timeout(pipeline.IDLE_S):
+                    await self._came.wait()
+            except TimeoutError as error:
+                raise Stalled from error
 
     def detach(self) -> Wire | None:
         """The rest of the body, for the caller to receive from a duplicate of the connection's socket.

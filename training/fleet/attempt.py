@@ -50,6 +50,10 @@ class LeaseLost(Exception):
     """The lease has ended: whatever was being done for it is of no use."""
 
 
+class Unpacked(Exception):
+    """The training has succeeded, and this worker stops before there was room to pack it: the next one will."""
+
+
 class _Stopping(Exception):
     """This worker is to stop; the job goes back."""
 
@@ -124,7 +128,7 @@ class Attempt:
         self._folder = tools.state.job_folder(record)
 
     def run(self) -> Ending:
-        """Do it. Raises LeaseLost, with no process left."""
+        """Do it. Raises LeaseLost or Unpacked, with no process left."""
         try:
             data = self._dataset()
             command = self._prepare(data)
@@ -344,7 +348,9 @@ class Attempt:
                 return bundle.pack(self._folder / "out", self._tools.state.bundle(self._record))
             except OSError as error:
                 waited_s = self._tools.clock.now_s() - started_s
-                if waited_s > PACK_PATIENCE_S or self._tools.stop.requested:
+                if self._tools.stop.requested:
+                    raise Unpacked(str(error)) from error
+                if waited_s > PACK_PATIENCE_S:
                     raise
                 if failures == 0:
                     event(

@@ -52,7 +52,9 @@ async def claim(app: Coordinator, asked: Asked, line: Line) -> Claim:
 
 
 async def _try(app: Coordinator, asked: Asked, line: Line) -> Claim:
-    """Ask the queue once."""
+    """Ask the queue once; Problem while the disk is full, also for a claim that has waited since before."""
+    if app.ballast is not None and not app.ballast.is_held:
+        raise Problem(503, app.ballast.refusal, reason="disk full")
     found, told_news = await app.write(lambda: _ask(app, asked))
     if told_news:
         app.changed()

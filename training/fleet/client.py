@@ -86,10 +86,13 @@ class FleetClient:
         self._transport.timeout_s = timeout_s
         self._transport.interrupt()
 
-    def heartbeat(self, job_id: str, token: str | None, progress: Progress | None = None) -> None:
-        """Renew the lease. Raises LeaseGone when it has ended."""
+    def heartbeat(self, job_id: str, token: str | None, progress: Progress | None = None) -> float | None:
+        """Renew the lease; its length in seconds from now on, if the receiver says it. LeaseGone when it has ended."""
         body = {"progress": None if progress is None else asdict(progress)}
-        self._post(f"/v1/job/{job_id}/heartbeat", body, _lease(token))
+        lease_s = self._post(f"/v1/job/{job_id}/heartbeat", body, _lease(token)).get("lease_s")
+        if isinstance(lease_s, int | float) and not isinstance(lease_s, bool) and lease_s > 0:
+            return float(lease_s)
+        return None
 
     def upload(
         self, job_id: str, token: str | None, path: Path, sha256: str, on_progress: OnProgress | None = None

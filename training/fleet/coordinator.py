@@ -57,7 +57,7 @@ class Coordinator:
         )
         self._reloading = asyncio.Lock()
         self.stopping = False
-        """Set when the process is to end: claims that wait are answered at once."""
+        """Set when the process is to end: claims that wait are answered at once, and so are uploads under way."""
 
     async def write(self, call: Callable[[], T]) -> T:
         """Run a call on the queue in the writer's next transaction; its result once committed."""
@@ -87,6 +87,7 @@ class Coordinator:
         """The process is to end; called from the signal's handler, on the loop's own thread."""
         self.stopping = True
         self.waiters.call_all()
+        self.store.stop_receiving()
 
     async def reload(self) -> tuple[dict[str, int], Manifest]:
         """Read the manifest and put it in force. Raises `TrainingManifestError`; the old one then stays."""

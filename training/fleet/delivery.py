@@ -192,14 +192,14 @@ class Delivery:
         return "parked"
 
     def _checked(self, record: LeaseRecord) -> LeaseRecord:
-        """The record; as a failure, if its bundle is not on the disk as it was packed."""
+        """The record; as a failure, if its bundle is not on the disk as it was packed. OSError: unreadable now."""
         if not isinstance(record.ending, CompleteRequest):
             return record
         bundle = self._state.bundle(record)
         try:
             found = sha256_file(bundle)
-        except OSError as error:
-            return self._as_failure(record, f"{bundle} cannot be read: {error.strerror}")
+        except FileNotFoundError:  # any other error may pass, and the result with it be readable again
+            return self._as_failure(record, f"{bundle} is gone from the worker's disk")
         if found != record.ending.artifact_id:
             return self._as_failure(
                 record, f"{bundle} was damaged on the worker's disk (it has sha256 {found})"

@@ -231,11 +231,12 @@ def rivals_of(requirement: Requirement, hosts: Iterable[HostView], rules: Rules)
 def rivals_among(requirement: Requirement, able: Iterable[HostView]) -> Rivals:
     """The same of hosts that are known to take jobs and to fit."""
     able = sorted(able, key=lambda host: host.name)
-    wish, failed = requirement.wait_for_host, requirement.failed_hosts
+    unfailed = [host for host in able if host.name not in requirement.failed_hosts]
+    willing = unfailed or able  # nobody waits for a host that would itself be held back for another
     return Rivals(
-        releaser=tuple(host.name for host in able if host.name == wish),
-        cuda=tuple(host.name for host in able if host.capability.has_cuda),
-        unfailed=tuple(host.name for host in able if host.name not in failed),
+        releaser=tuple(host.name for host in willing if host.name == requirement.wait_for_host),
+        cuda=tuple(host.name for host in willing if host.capability.has_cuda),
+        unfailed=tuple(host.name for host in unfailed),
     )
 
 
@@ -251,9 +252,12 @@ def preference_check(requirement: Requirement, host: HostView, rivals: Rivals) -
 
 
 def _better(requirement: Requirement, host: HostView, rivals: Rivals) -> tuple[tuple[str, ...], str]:
-    if requirement.wait_for_host and _other(rivals.releaser, host):
+    releaser = requirement.wait_for_host
+    if releaser and _other(rivals.releaser, host):
         return rivals.releaser, "waits a while for the host that released it"
-    if requirement.prefer_cuda and not host.capability.has_cuda and _other(rivals.cuda, host):
+    # the releaser goes before a host with CUDA, or each would wait for the other
+    prefers_cuda = requirement.prefer_cuda and host.name != releaser
+    if prefers_cuda and not host.capability.has_cuda and _other(rivals.cuda, host):
         return rivals.cuda, "prefers a live host with CUDA for a grace period"
     if host.name in requirement.failed_hosts and _other(rivals.unfailed, host):
         return rivals.unfailed, f"has failed on {host.name} already and goes to another host first"

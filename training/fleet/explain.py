@@ -64,6 +64,20 @@ def job(row: JobRow, requirement: Requirement, hosts: Sequence[HostView], rules:
     }
 
 
+def while_disk_full(found: dict[str, Any], refusal: str) -> dict[str, Any]:
+    """The same answer while the receiver hands out nothing: else it would promise what a claim is refused."""
+    check = Check(
+        "disk", False, "room on the receiver's disk", "full", refusal,
+        "free space on the receiver's disk; nothing needs a restart",
+    )  # fmt: skip
+    return {
+        **found,
+        "claimable": False,
+        "summary": f"{found['name']}: {refusal}" if found["claimable"] else found["summary"],
+        "job_checks": [*found["job_checks"], check._asdict()],
+    }
+
+
 def _summary(
     row: JobRow,
     own: tuple[Check, ...],

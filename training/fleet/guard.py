@@ -19,7 +19,7 @@ from typing import IO, Literal
 from cis490.clock import Clock
 from cis490.failpoints import failpoint
 from training.fleet.guard_rules import EndReason, Moment, decide, margin_s
-from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd, boot_id
+from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd, boot_id, read_newest
 
 if sys.platform == "win32":
     from training.fleet.guard_windows import ProcessTree
@@ -36,7 +36,6 @@ SAMPLE_S = 1.0
 SAMPLE_SHARE = 100
 """A look at the tree's memory may take one part of so many of the time, on a machine with thousands of processes."""
 STDERR_BYTES = 8 * 1024
-BLOCK_BYTES = 1024 * 1024
 _SIGKILL = 9
 
 
@@ -90,8 +89,8 @@ class TrainerRun:
         self._tree.wait_end()
 
     def confirm(self, deadline_s: float) -> None:
-        """The lease was renewed until `deadline_s`; `poll` thaws what was frozen."""
-        self._freeze_at_s = max(self._freeze_at_s, freeze_at_s(self._command, deadline_s))
+        """The lease holds until `deadline_s` (sooner than before, if leases have become shorter); `poll` acts on it."""
+        self._freeze_at_s = freeze_at_s(self._command, deadline_s)
 
     def poll(self) -> RunState:
         """Look at the process and its progress, and enforce lease and limits. Cheap; call it several times a second."""
@@ -218,15 +217,10 @@ class TrainerRun:
     def _read_progress(self) -> bool:
         """Whether the trainer has written a whole line of progress since the last look."""
         try:
-            with open(self._command.progress_file, "rb") as file:
-                file.seek(self._progress_at)
-                alive = False
-                while block := file.read(BLOCK_BYTES):
-                    self._progress_at += len(block)
-                    alive |= any(_is_object(line) for line in self._progress.feed(block))
-                return alive
+            data, self._progress_at = read_newest(self._command.progress_file, self._progress_at)
         except OSError:  # not there yet
             return False
+        return any(_is_object(line) for line in self._progress.feed(data))
 
 
 class _Tail:

@@ -113,6 +113,9 @@ def main() -> int:
         if hasattr(signal, name):
             # Not SIG_IGN, which the trainer would inherit; a handler does not outlive exec.
             signal.signal(getattr(signal, name), lambda number, frame: None)
+    if hasattr(signal, "SIGCHLD"):
+        # Ignored, as inherited from whoever started the worker, it would hide how the trainer ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     lines = Lines()
     first = _first(lines)
     if first is None:

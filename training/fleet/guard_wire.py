@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -122,6 +123,21 @@ class Lines:
         if len(self._rest) > self.MAX_BYTES:
             self._rest = b""
         return lines
+
+
+NEWEST_BYTES = 256 * 1024
+
+
+def read_newest(path: str, at: int) -> tuple[bytes, int]:
+    """What a growing file holds from byte `at` on, and where to go on; of very much only the end.
+
+    So a look takes a moment, however fast the trainer writes: whoever reads to the end of a file that grows faster
+    never comes back, to freeze a trainer or to end it. Raises OSError.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(at, os.fstat(file.fileno()).st_size - NEWEST_BYTES))
+        data = file.read(NEWEST_BYTES)
+        return data, file.tell()
 
 
 def boot_id(path: str = "/proc/sys/kernel/random/boot_id") -> str | None:

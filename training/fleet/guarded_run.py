@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +43,6 @@ AWAKE_S = 1.0
 KILL_S = 10.0
 """How long a guard may take to end a tree before it is done without it."""
 PIPE_BYTES = 64 * 1024
-BLOCK_BYTES = 1024 * 1024
 
 Message = dict[str, Any]
 
@@ -64,7 +65,7 @@ class GuardedRun:
         self._pid: int | None = None
         self._end: TrainerEnd | None = None
         self._frozen_s = 0.0
-        self._progress = _ProgressFile(Path(command.progress_file))
+        self._progress = _ProgressFile(command.progress_file)
         self._is_lost = False
         self._silent_s = 0.0
         self._polled_s = clock.now_s()
@@ -117,7 +118,9 @@ class GuardedRun:
 
     def confirm(self, deadline_s: float) -> None:
         """The lease holds until `deadline_s`, on the clock of this machine. Tells the guard if that is news."""
-        if deadline_s > self._deadline_s:
+        if (
+            deadline_s != self._deadline_s and deadline_s > -math.inf
+        ):  # sooner, too: leases may have become shorter
             self._deadline_s = deadline_s
             self._send(guard_wire.line(do="confirm", deadline_s=deadline_s))
 
@@ -130,9 +133,10 @@ class GuardedRun:
         if self._is_lost:
             return
         self._send(guard_wire.line(do="kill"))
+        end = time.monotonic() + KILL_S  # of all messages: a guard may live and its trainer hang in a driver
         with contextlib.suppress(queue.Empty, GuardLost, CannotStart):
             while self._state not in ("late", "ended"):
-                self._take(self._inbox.get(timeout=KILL_S))
+                self._take(self._inbox.get(timeout=max(0.0, end - time.monotonic())))
         self._end_by_force()
 
     def result(self) -> RunResult:
@@ -204,23 +208,21 @@ class GuardedRun:
 class _ProgressFile:
     """Follows a trainer's progress file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.reader = ProgressReader()
         self._path = path
         self._at = 0
 
     def read(self) -> None:
         """Take what was written since the last look."""
-        with contextlib.suppress(OSError), self._path.open("rb") as file:  # not there yet
-            file.seek(self._at)
-            while block := file.read(BLOCK_BYTES):
-                self._at += len(block)
-                self.reader.feed(block)
+        with contextlib.suppress(OSError):  # not there yet
+            data, self._at = guard_wire.read_newest(self._path, self._at)
+            self.reader.feed(data)
 
 
 def metrics_in(progress_file: Path) -> Mapping[str, float]:
     """What a finished trainer reported in its progress file; empty without one."""
-    found = _ProgressFile(progress_file)
+    found = _ProgressFile(str(progress_file))
     found.read()
     return found.reader.metrics
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Heart(Protocol):
     """The part of the client that is needed here."""
 
-    def heartbeat(self, job_id: str, token: str | None, progress: Progress | None = None) -> None: ...
+    def heartbeat(self, job_id: str, token: str | None, progress: Progress | None = None) -> float | None: ...
 
 
 class LeaseKeeper:
@@ -62,7 +62,7 @@ class LeaseKeeper:
         record = self._record
         sent_s = self._clock.now_s()
         try:
-            self._heart.heartbeat(record.job_id, record.token, self.progress)
+            lease_s = self._heart.heartbeat(record.job_id, record.token, self.progress)
         except LeaseGone as gone:
             self.lost = gone.reason
         except FleetError as error:
@@ -72,7 +72,8 @@ class LeaseKeeper:
                     logger, "job.heartbeat_failing", level=logging.WARNING, job=record.name, reason=str(error)
                 )
         else:
-            self.deadline_s = sent_s + record.lease_s
+            # A receiver that was restarted may grant shorter leases than the one that the claim was made of.
+            self.deadline_s = sent_s + (lease_s or record.lease_s)
             if self._failures:
                 event(logger, "job.heartbeat_restored", job=record.name, failures=self._failures)
             self._failures = 0

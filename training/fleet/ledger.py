@@ -41,6 +41,8 @@ class Ledger(ABC):
         self._restorers: list[Callable[[], None]] = []
         self._open = self._torn = False
         """Whether a transaction runs; whether taking one back failed half-way (the disk did not even let us read)."""
+        self._half_done = False
+        """A part of the request that runs has failed: nothing of that request may be kept."""
         self._connection = sqlite.connect(self._path)
         sqlite.migrate(self._connection, MIGRATIONS)
         failpoint("ledger.migrated")
@@ -91,14 +93,23 @@ class Ledger(ABC):
     def atomic(self) -> Iterator[None]:
         """One event: a transaction of its own, or a part of the one that runs.
 
-        What is raised in a part must travel on to the end of its request, which is where it is taken back.
+        What is raised in a part must travel on to the end of its request, which is where it is taken back. A
+        request that catches it on the way is refused as a whole (AssertionError).
         """
         with self._lock:
-            if self._open:
-                yield
-            else:
+            if not self._open:
                 with self._transaction():
                     yield
+                return
+            try:
+                yield
+            except BaseException:
+                self._half_done = True
+                raise
+
+    def _be_whole(self) -> None:
+        if self._half_done:
+            raise AssertionError("a part of this request failed, and it went on: nothing of it is kept")
 
     def _request(self, call: Callable[[], T]) -> T | Exception:
         """One call of a batch: its result, or what it raised, with its own work taken back."""
@@ -106,6 +117,7 @@ class Ledger(ABC):
         try:
             self._connection.execute("SAVEPOINT request")
             result = call()
+            self._be_whole()
             self._connection.execute("RELEASE request")
         except Exception as error:  # whoever made that request gets it
             if not self._connection.in_transaction:  # a full disk: SQLite took the whole batch back
@@ -123,6 +135,7 @@ class Ledger(ABC):
         self._begin()
         try:
             yield
+            self._be_whole()
         except BaseException:
             self._roll_back()
             raise
@@ -156,7 +169,7 @@ class Ledger(ABC):
 
     def _undo(self, mark: int, *statements: str) -> None:
         """Take the database back, then memory. When even that fails, the next transaction begins with it."""
-        self._torn = True
+        self._torn, self._half_done = True, False
         for restore in reversed(self._restorers[mark:]):
             restore()
         del self._restorers[mark:]

@@ -182,12 +182,12 @@ class ProgressReader:
         return alive
 
     def _take(self, value: Mapping[str, Any]) -> None:
-        event = value.get("event")
+        event, unit = value.get("event"), value.get("unit")
         progress = Progress(
-            event=event if isinstance(event, str) else "progress",
+            event=_text(event, 32) if isinstance(event, str) else "progress",
             step=_integer(value.get("step")),
             total=_integer(value.get("total")),
-            unit=unit[:32] if isinstance(unit := value.get("unit"), str) else None,
+            unit=_text(unit, 32) if isinstance(unit, str) else None,
             loss=_number(value.get("loss")),
             metric=_metrics(value.get("metric")),
         )
@@ -225,8 +225,13 @@ def _integer(value: object) -> int | None:
     return int(number) if number is not None and abs(number) < 2**53 else None
 
 
+def _text(value: str, max_chars: int) -> str:
+    """Its start. JSON can hold half a surrogate pair, which is no text: the receiver would refuse a heartbeat."""
+    return value[:max_chars].encode("utf-8", "replace").decode("utf-8")
+
+
 def _metrics(value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         return {}
-    numbers = ((str(key)[:64], _number(found)) for key, found in value.items())
+    numbers = ((_text(str(key), 64), _number(found)) for key, found in value.items())
     return dict([(key, found) for key, found in numbers if found is not None][:MAX_METRICS])

@@ -50,7 +50,7 @@ class Key:
 
 
 class TakenOver(Exception):
-    """A later request for the same upload is served; this one is to stop."""
+    """A later request for the same upload is served, or the process is to end; this one is to stop."""
 
 
 @dataclass(slots=True)
@@ -72,11 +72,6 @@ class Session:
     def size_bytes(self) -> int:
         return 0 if self.writer is None else self.writer.size_bytes
 
-    def require_latest(self) -> None:
-        """Raise TakenOver when a later request has come than the one that is being served."""
-        if self.turn != self.serving:
-            raise TakenOver
-
 
 class Partials:
     """The sessions and the parts on disk."""
@@ -84,6 +79,7 @@ class Partials:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._sessions: dict[Key, Session] = {}
+        self._stopping = False
 
     @contextlib.asynccontextmanager
     async def served(self, key: Key) -> AsyncIterator[Session]:
@@ -98,12 +94,17 @@ class Partials:
         try:
             async with session.lock:
                 session.serving = turn
-                session.require_latest()
+                self.require_latest(session)
                 yield session
         finally:
             session.users -= 1
             if session.users == 0 and session.writer is None:
                 self._sessions.pop(key, None)
+
+    def require_latest(self, session: Session) -> None:
+        """Raise TakenOver when a later request has come than the one that is being served, or all are to stop."""
+        if self._stopping or session.turn != session.serving:
+            raise TakenOver
 
     async def begin(self, session: Session, *, is_known: bool) -> BlobWriter:
         """Start the upload anew. A body whose digest the store has (`is_known`) is hashed only."""
@@ -158,14 +159,23 @@ class Partials:
             if session.users:
                 continue
             session.users += 1
-            async with session.lock:
-                writer, session.writer = session.writer, None
-                await asyncio.to_thread((writer or self._blobs.part(key.name)).discard)
-            session.users -= 1
-            if session.users == 0:
-                self._sessions.pop(key, None)
+            try:
+                async with session.lock:
+                    writer, session.writer = session.writer, None
+                    await asyncio.to_thread((writer or self._blobs.part(key.name)).discard)
+            finally:
+                session.users -= 1
+                if session.users == 0 and session.writer is None:
+                    self._sessions.pop(key, None)
             count += 1
         return count
+
+    def stop(self) -> None:
+        """End what is being received, as if a later request for it had come, and take nothing any more."""
+        self._stopping = True
+        for session in list(self._sessions.values()):
+            if session.pump is not None:
+                session.pump.cancel()
 
     def sweep(self, now_s: float) -> None:
         """At the start: remove what is too old, and what has a name that we never gave."""

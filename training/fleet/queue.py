@@ -10,6 +10,8 @@ renewals are the exception: they stay in memory, and a restart grants every live
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,7 +22,8 @@ from training.fleet.budgets import HOST_FAULTS
 from training.fleet.eligibility import HostView, Learned, Rules
 from training.fleet.leases import LiveLease
 from training.fleet.ledger import QueueUnavailable
-from training.fleet.lifecycle import Decision, Move, Refusal, decide, phase_of, status_of
+from training.fleet.lifecycle import Decision, Move, Refusal, decide, status_of
+from training.fleet.matching import Head
 from training.fleet.queue_state import QueueState
 from training.fleet.rows import AttemptEnd, AttemptRow, JobRow, Outcome
 from training.fleet.specs import Reference
@@ -58,7 +61,8 @@ class JobQueue(QueueState):
     def close(self) -> None:
         """Write what only memory knew (last heartbeats) and close the database."""
         with self._lock:
-            self.flush_heartbeats()
+            with contextlib.suppress(QueueUnavailable, sqlite3.Error):  # they are for display only
+                self.flush_heartbeats()
             super().close()
 
     # -- the manifest
@@ -171,7 +175,7 @@ class JobQueue(QueueState):
             head = self.matcher.best(view, self._others(now_s))
             if head is None:
                 return Claim(reason=_why_nothing(view))
-            return self._grant(head.job_id, host, with_token, claim_request)
+            return self._grant(head, host, with_token, claim_request)
 
     def heartbeat(
         self, job_id: str, host: str, *, token: str | None = None, progress: Progress | None = None
@@ -451,24 +455,25 @@ class JobQueue(QueueState):
 
     # -- inside a transaction
 
-    def _grant(self, job_id: str, host: str, with_token: bool, claim_request: str | None) -> Claim:
-        wall = self.clock.wall_s()
-        row = rows.job_row(self.execute("job_claim", job_id=job_id, host=host, at=wall).fetchone())
-        # a job that waits has an attempt without an end only if its lease lapsed: nobody may come back to it now
-        lapsed = row.epoch > 1 and self.end_attempt(
-            replace(row, epoch=row.epoch - 1), AttemptEnd("superseded")
-        )
+    def _grant(self, head: Head, host: str, with_token: bool, claim_request: str | None) -> Claim:
+        wall, before = self.clock.wall_s(), head.row
+        assert before is not None
+        taken = self.execute("job_claim", seq=head.seq, epoch=before.epoch, host=host, at=wall)
+        if taken.rowcount != 1:
+            raise AssertionError(f"job {before.job_id} moved while the lock was held")
+        row = rows.claimed(before, host=host, at=wall)
+        if before.lapsed:  # nobody may come back to that attempt now
+            self.end_attempt(before, AttemptEnd("superseded"))
         token = self._new_token() if with_token else None
         seen, dataset_id = self.matcher.seen[host].capability, self.reference.dataset_id
         self.execute(
-            "attempt_add", job_id=job_id, epoch=row.epoch, generation=row.generation, host=host, token=token,
+            "attempt_add", job_id=row.job_id, epoch=row.epoch, generation=row.generation, host=host, token=token,
             claim_request=claim_request, at=wall, dataset_id=dataset_id,
             trainer_digest=seen.trainer_digest or self.reference.trainer_digest,
         )  # fmt: skip
-        self.matcher.touch(row.class_id)
+        self.matcher.taken(row.class_id)
         failpoint("queue.half_claimed")
-        before = phase_of("pending", bool(lapsed))
-        self.audit_add(f"host:{host}", "claim", job_id, before, row.phase, row.epoch)
+        self.audit_add(f"host:{host}", "claim", row.job_id, before.phase, row.phase, row.epoch)
         return Claim(row, self.grant_lease(row, host, token, claim_request, dataset_id))
 
     def _others(self, now_s: float) -> Iterator[HostView]:

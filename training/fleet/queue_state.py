@@ -103,8 +103,9 @@ class QueueState(Ledger):
         cursor = self._connection.execute(STATEMENTS["job_save"], values)
         if cursor.rowcount != 1:
             raise AssertionError(f"job {old.job_id} moved while the lock was held")
-        self.matcher.touch(old.class_id)
-        self.matcher.touch(new.class_id)
+        if "pending" in (old.status, new.status):  # only waiting jobs stand in their class
+            self.matcher.touch(old.class_id)
+            self.matcher.touch(new.class_id)
         if new.status not in ("claimed", "running"):
             self.end_lease(new.job_id)
         if old.phase != new.phase or old.generation != new.generation or event == "reload":

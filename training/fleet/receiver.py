@@ -33,6 +33,7 @@ from cis490.ballast import Ballast, is_disk_full
 from cis490.blobs import BlobError
 from cis490.database.sqlite import DatabaseError
 from cis490.failpoints import failpoint
+from cis490.files import free_bytes
 from cis490.locks import Held, hold
 from cis490.logs import configure, event
 from training.fleet import coordinator as parts
@@ -53,6 +54,8 @@ GIB = 1024**3
 EXIT_UNAVAILABLE, EXIT_CANNOT_WRITE, EXIT_CONFIG = 69, 73, 78
 DEFAULT_PORT = 8445
 BACKLOG = 2048
+FULL_BYTES = 1024 * 1024
+"""With less than this free, a database that does not open is taken to want room."""
 
 
 def make_app(
@@ -176,6 +179,7 @@ ON_ERROR: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
     QueueUnavailable: _unavailable,
     OSError: _broken,
     sqlite3.Error: _broken,
+    DatabaseError: _broken,
     BlobError: _broken,
 }
 
@@ -253,10 +257,7 @@ def _is_loopback(host: str) -> bool:
 def build(settings: Settings, manifest: Manifest, trainer: str) -> tuple[Starlette, JobQueue]:
     """Choose the back ends and put the receiver together: SQLite and the local disk."""
     ballast = Ballast(settings.db.with_name("ballast"))
-    queue = _open(settings, ballast)
-    failpoint("receiver.rebuilt")
-    counts = queue.apply_manifest(manifest, trainer_digest=trainer)
-    event(log, "manifest.applied", path=str(settings.manifest), jobs=len(manifest.jobs), **counts)
+    queue = _open(settings, manifest, trainer, ballast)
     store = ModelStore(settings.store_root, settings.incoming_root, settings.index_path)
     app = make_app(
         queue=queue,
@@ -272,16 +273,26 @@ def build(settings: Settings, manifest: Manifest, trainer: str) -> tuple[Starlet
     return app, queue
 
 
-def _open(settings: Settings, ballast: Ballast) -> JobQueue:
-    """The queue; on a full disk once more in the space that was put aside."""
+def _open(settings: Settings, manifest: Manifest, trainer: str, ballast: Ballast) -> JobQueue:
+    """The queue with the manifest in force; on a full disk once more in the space that was put aside."""
 
     def opened() -> JobQueue:
-        return JobQueue(settings.db, stale_after_s=settings.stale_after_s, heartbeat_s=settings.heartbeat_s)
+        queue = JobQueue(settings.db, stale_after_s=settings.stale_after_s, heartbeat_s=settings.heartbeat_s)
+        failpoint("receiver.rebuilt")
+        try:
+            counts = queue.apply_manifest(manifest, trainer_digest=trainer)
+        except BaseException:
+            queue.close()
+            raise
+        event(log, "manifest.applied", path=str(settings.manifest), jobs=len(manifest.jobs), **counts)
+        return queue
 
     try:
         return opened()
     except (DatabaseError, QueueUnavailable, sqlite3.Error) as error:
-        if not (is_disk_full(error) and ballast.give_up()):
+        # SQLite calls it an I/O error when there is no room for its shared memory file
+        is_full = is_disk_full(error) or free_bytes(settings.db.parent) < FULL_BYTES
+        if not (is_full and ballast.give_up()):
             raise
     return opened()
 

@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, Response
 
 from cis490.digest import is_digest
 from cis490.logs import event
-from training.fleet import claiming, wire
+from training.fleet import claiming, explain, wire
 from training.fleet.claiming import Asked
 from training.fleet.coordinator import Coordinator
 from training.fleet.host_routes import drain, undrain
@@ -62,8 +62,6 @@ async def claim(request: Request) -> Response:
         host, body.capability, with_token, claim_request, min(max(body.wait_s, 0.0), wire.MAX_WAIT_S)
     )
     app = coordinator_of(request)
-    if app.ballast is not None and not app.ballast.is_held:
-        raise Problem(503, app.ballast.refusal, reason="disk full")
     found = await claiming.claim(app, asked, request)
     return _claimed(app, host, found)
 
@@ -168,12 +166,15 @@ async def dataset(request: Request) -> Response:
     pin = app.datasets.get(digest)
     if pin is None:
         raise Problem(404, f"no dataset {digest[:12]}: no manifest that was in force here pinned it")
-    if not await asyncio.to_thread(Path(pin.path).is_file):
+    try:
+        found = await asyncio.to_thread(Path(pin.path).stat)
+    except FileNotFoundError as error:
         raise Problem(
             404,
             f"the receiver's copy of dataset {digest[:12]} is gone: {pin.path}; put it back, or pin another",
-        )
-    return FileResponse(pin.path, media_type=ZSTD)
+        ) from error
+    _check_range(request, found.st_size)
+    return FileResponse(pin.path, media_type=ZSTD, stat_result=found)
 
 
 # -- reads
@@ -218,6 +219,8 @@ async def eligibility(request: Request) -> Response:
     found = await app.write(lambda: app.queue.explain(job_id))
     if found is None:
         raise Problem(404, f"no job {job_id[:80]}")
+    if app.ballast is not None and not app.ballast.is_held:
+        found = explain.while_disk_full(found, app.ballast.refusal)
     return answer(found)
 
 
@@ -268,7 +271,7 @@ def _check_range(request: Request, size_bytes: int) -> None:
         if not first and int(last) == 0:
             raise Problem(416, f"the range {text} asks for nothing")
         if first and (int(first) >= size_bytes or (last and int(last) < int(first))):
-            raise Problem(416, f"the range {text} lies outside the artifact's {size_bytes} bytes")
+            raise Problem(416, f"the range {text} lies outside the file's {size_bytes} bytes")
 
 
 # -- operator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -79,6 +80,20 @@ def job_row(row: sqlite3.Row) -> JobRow:
     return JobRow(*values)
 
 
+def claimed(row: JobRow, *, host: str, at: float) -> JobRow:
+    """The row after the statement `job_claim`. (`dataclasses.replace` would take a tenth of the whole claim.)"""
+    values = list(_VALUES(row))
+    values[_STATUS], values[_LAPSED], values[_EPOCH] = "claimed", False, row.epoch + 1
+    values[_ATTEMPTS], values[_CLAIMED_BY], values[_CLAIMED_AT] = row.attempts + 1, host, at
+    values[_HEARTBEAT_AT] = values[_READY_AT] = None
+    return JobRow(*values)
+
+
+_VALUES = operator.attrgetter(*JobRow.__slots__)
+_STATUS, _EPOCH, _ATTEMPTS, _CLAIMED_BY, _CLAIMED_AT, _HEARTBEAT_AT, _READY_AT = (
+    JobRow.__slots__.index(name)
+    for name in ("status", "epoch", "attempts", "claimed_by", "claimed_at", "heartbeat_at", "ready_at")
+)
 _SPEC, _METRICS, _LEARNED, _LAPSED, _HELD = (
     JobRow.__slots__.index(name) for name in ("spec", "metrics", "learned", "lapsed", "held")
 )

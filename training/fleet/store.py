@@ -187,6 +187,10 @@ class ModelStore:
         """How many bytes of this attempt's upload are there; the next range starts with this byte."""
         return await self._partials.offset_of(job_id, epoch, sha256)
 
+    def stop_receiving(self) -> None:
+        """End the uploads under way, each as `taken-over`: their senders go on when they are served again."""
+        self._partials.stop()
+
     async def expire_partials(self, is_live: Callable[[str, int], bool]) -> int:
         """Remove interrupted uploads that nobody will continue: a day old, or of an attempt that is over; how many.
 
@@ -251,14 +255,14 @@ class ModelStore:
         self, session: Session, body: AsyncIterable[bytes], writer: BlobWriter, max_bytes: int
     ) -> bool:
         """Take the body in a task of its own, which a later request for the same upload may end. Raises TakenOver."""
-        session.require_latest()
+        self._partials.require_latest(session)
         session.pump = asyncio.ensure_future(pour(body, writer, self._pool, max_bytes))
         try:
             return await session.pump
         except asyncio.CancelledError:
             me = asyncio.current_task()
             if me is not None and not me.cancelling():
-                session.require_latest()
+                self._partials.require_latest(session)
             raise
         finally:
             session.pump = None

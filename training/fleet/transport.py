@@ -352,10 +352,12 @@ def _push(connection: http.client.HTTPConnection, file: BinaryIO, offset: int, c
     """Send `count` bytes of `file`; 0 when the receiver has answered or hung up before it had all.
 
     A receiver that refuses (410, 413) answers at once: what follows would be sent for nothing, and its
-    answer may be lost if we go on until the connection is reset.
+    answer may be lost if we go on until the connection is reset. Under TLS that cannot be told: bytes that
+    came may be the protocol's own (a session ticket follows each handshake), so there all is sent.
     """
     with _network_errors(where):
-        if select.select([connection.sock], [], [], 0)[0]:
+        is_plain = not isinstance(connection, http.client.HTTPSConnection)
+        if is_plain and select.select([connection.sock], [], [], 0)[0]:
             return 0
     try:
         # By the kernel alone where it can (no copy through this process); by reading and sending over TLS.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from cis490.blobs.pipeline import Stalled
 from cis490.digest import Digest, is_digest
 from cis490.failpoints import failpoint
 from cis490.logs import event
@@ -84,6 +85,8 @@ async def upload(request: Request) -> Response:
         raise Problem(
             400, "the connection ended before all bytes were there; those that came are kept"
         ) from error
+    except Stalled as error:
+        raise Problem(408, f"{error}: what came is kept, send the rest") from error
     finally:
         await body.stop()
 
@@ -169,10 +172,13 @@ def _not_stored(app: Coordinator, job_id: str, result: IngestResult, expected: s
         case "too-large":
             raise Problem(413, f"the artifact is larger than {app.max_artifact_bytes} bytes")
         case "taken-over":
+            why = (
+                "the receiver is stopping"
+                if app.stopping
+                else "a later request for this upload is being served"
+            )
             raise Problem(
-                503,
-                "a later request for this upload is being served; what this one had sent is kept "
-                f"(GET /v1/job/{job_id}/upload says how much)",
+                503, f"{why}; what this one had sent is kept (GET /v1/job/{job_id}/upload says how much)"
             )
         case _:
             raise Problem(507, result.reason)

@@ -26,7 +26,7 @@ from cis490 import logs
 from cis490.clock import Clock, SystemClock
 from cis490.failpoints import failpoint
 from cis490.logs import event
-from training.fleet.attempt import Attempt, DatasetSource, LeaseLost, Tools, start_trainer
+from training.fleet.attempt import Attempt, DatasetSource, LeaseLost, Tools, Unpacked, start_trainer
 from training.fleet.capability import CODE_ROOT, Survey, survey
 from training.fleet.client import FleetClient, FleetError, backoff_s
 from training.fleet.delivery import Delivery, Postbox
@@ -284,6 +284,9 @@ class Worker:
                 event(logger, "job.lease_lost", level=logging.WARNING, job=record.name, reason=str(lost))
                 self._forget(record)
                 return
+            except Unpacked as full:  # lease file and folder stay: `recover` goes on from there
+                event(logger, "job.pack_postponed", level=logging.WARNING, job=record.name, reason=str(full))
+                return
             self._deliver(self._with_ending(record, ending))
         if isinstance(ending, FailRequest):
             self._surveyed_s = -math.inf
@@ -313,7 +316,7 @@ class Worker:
     def _attempt(self, answer: ClaimAnswer, record: LeaseRecord, keeper: LeaseKeeper) -> Ending:
         try:
             return Attempt(self._tools, answer, record, keeper).run()
-        except LeaseLost:
+        except (LeaseLost, Unpacked):
             raise
         except Exception as error:  # noqa: BLE001 - a defect of the worker must not keep the job for ever
             event(logger, "worker.defect", level=logging.ERROR, job=record.name)

@@ -75,10 +75,10 @@ def _ending_on_disk(state: StateFolder, record: LeaseRecord, boot: str | None) -
     packed = state.bundle(record)
     if packed.is_file():  # whole, and of a trainer that succeeded, else it would not be there
         return complete_request(sha256_file(packed), result)
-    if end is None or end.ended_by == "asked":
+    if end is None:
         return None
     if not result.succeeded:
-        return fail_request(result)
+        return None if end.ended_by == "asked" else fail_request(result)
     if end.boot is None or end.boot != boot:
         # What the trainer wrote was never synced: after a power cut its files may be there and be empty.
         return None

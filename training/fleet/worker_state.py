@@ -24,7 +24,7 @@ from typing import Any
 
 from cis490.digest import is_digest, sha256_bytes, short
 from cis490.failpoints import failpoint
-from cis490.files import atomic_write, make_folders
+from cis490.files import atomic_write, is_safe_name, make_folders
 from cis490.locks import Held, hold
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, ReleaseRequest
 
@@ -106,13 +106,13 @@ class StateFolder:
     # -- leases --------------------------------------------------------------------------------------
 
     def records(self) -> tuple[list[LeaseRecord], list[Path]]:
-        """All leases, oldest first, and the files that are none."""
+        """All leases, oldest first, and the files that are none. OSError for one that cannot be read just now."""
         found: list[LeaseRecord] = []
         damaged: list[Path] = []
         for path in sorted(self.leases.glob("*.json"), key=lambda one: one.stat().st_mtime):
             try:
                 found.append(_decode(json.loads(path.read_bytes())))
-            except (OSError, ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError):
                 damaged.append(path)
         return found, damaged
 
@@ -152,7 +152,7 @@ class StateFolder:
         path = self.root / "claim-request"
         with contextlib.suppress(OSError, ValueError):
             known = path.read_text("ascii").strip()
-            if known:
+            if is_safe_name(known):  # what is none would be refused, for ever
                 return known
         made = new_id()
         atomic_write(path, made.encode("ascii"))

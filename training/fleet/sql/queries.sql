@@ -11,14 +11,15 @@ SELECT class_id FROM requirement_class WHERE key = :key;
 SELECT class_id, key FROM requirement_class;
 
 -- name: class_head
--- The best waiting job of a class: an index seek, whatever the number of jobs.
-SELECT seq, job_id, priority FROM job
+-- The best waiting jobs of a class, in the order in which they will be handed out: an index seek, whatever the
+-- number of jobs.
+SELECT * FROM job
 WHERE class_id = :class_id AND status = 'pending' AND held = 0
-ORDER BY priority DESC, seq LIMIT 1;
+ORDER BY priority DESC, seq LIMIT :most;
 
 -- name: class_following
 -- The jobs after the head, in the order in which they will be handed out; read from the index alone.
-SELECT seq, '' AS job_id, priority FROM job
+SELECT seq, priority FROM job
 WHERE class_id = :class_id AND status = 'pending' AND held = 0
 ORDER BY priority DESC, seq LIMIT :most OFFSET 1;
 
@@ -60,11 +61,11 @@ INSERT INTO job (job_id, name, model, mode, spec, priority, class_id, status, re
 VALUES (:job_id, :name, :model, :mode, :spec, :priority, :class_id, 'pending', :ready_at);
 
 -- name: job_claim
--- The atomic claim: one conditional UPDATE on a pending row.
+-- The atomic claim: one conditional UPDATE on a pending row. (RETURNING would double its time; who claims knows
+-- the row as it was.)
 UPDATE job SET status = 'claimed', lapsed = 0, epoch = epoch + 1, attempts = attempts + 1, claimed_by = :host,
     claimed_at = :at, heartbeat_at = NULL, ready_at = NULL
-WHERE job_id = :job_id AND status = 'pending' AND held = 0
-RETURNING *;
+WHERE seq = :seq AND epoch = :epoch AND status = 'pending' AND held = 0;
 
 -- name: job_save
 -- Writes every mutable column of a row, if it is still in the phase and epoch it was read in.
