@@ -25,10 +25,10 @@ demo: setup-run ## Start a receiver and a worker here, train the four jobs that 
 demo-receiver: setup-run ## Serve the finished demo again, for cis490-jobs and a browser; Ctrl-C ends it
 	@$(BIN)/python -m tools.demo --serve $(ARGS)
 
-test: setup-dev ## Run the quick tests (under 3 minutes on 2 cores)
+test: setup-dev ## Run the quick tests (3 to 4 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
-test-faults: setup-dev ## Break processes, networks and disks (about 10 minutes on 2 cores; as root it tries more)
+test-faults: setup-dev ## Break processes, networks and disks (5 to 10 minutes on 2 cores; as root it tries more)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m faults tests/faults $(ARGS)
 
 seeded-faults: setup-dev ## Break the code in one place after another: each fault must be caught by a test

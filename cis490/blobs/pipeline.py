@@ -28,7 +28,10 @@ T = TypeVar("T")
 
 BLOCK_BYTES = 512 * 1024
 SYNC_EVERY_BYTES = 32 * 1024 * 1024
-MAX_WAITING_BYTES = 3 * 1024 * 1024
+RECEIVE_BYTES = 2 * 1024 * 1024
+"""Block of an upload that a thread receives, while there are few: each hand-over costs a turn of the interpreter's
+lock, and with a quarter of it the same upload took twice as long."""
+MAX_WAITING_BYTES = 4 * 1024 * 1024
 TOTAL_WAITING_BYTES = 48 * 1024 * 1024
 DIRECT = 64
 """So many uploads may have a thread of their own that receives; further ones are received by the event loop."""
@@ -184,9 +187,9 @@ class Line:
         self._raise()
 
     def _pull(self, wire: Wire) -> None:
-        buffers = [
-            bytearray(BLOCK_BYTES) for _ in range(max(2, allowance(self._pool.uploads) // BLOCK_BYTES))
-        ]
+        share = allowance(self._pool.uploads)
+        size = max(1, min(RECEIVE_BYTES, share // 2))
+        buffers = [bytearray(size) for _ in range(max(2, share // size))]
         before, left = self._count, wire.left_bytes
         with wire.connection as connection:
             connection.settimeout(

@@ -75,7 +75,7 @@ class FakeReceiver:
 
     def __post_init__(self) -> None:
         self._changed = threading.Condition()
-        self._lease_s = 600.0
+        self._lease_s: Any = 600.0
         self._server = _Server(self)
 
     @property

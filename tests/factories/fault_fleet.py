@@ -388,7 +388,9 @@ class Fleet:
     def _evidence(self) -> Evidence:
         assert self.receiver_folder is not None
         jobs = [self.client.job(row["job_id"]) for row in self.rows()]
-        self.tend()
+        # One that was started a moment ago would end by the signal, before it could listen to it.
+        workers = self.workers.values()
+        self.wait(lambda: all(one.has_said("event=worker.started") for one in workers), "the workers' starts")
         codes = {name: worker.stop() for name, worker in self.workers.items()}
         assert set(codes.values()) == {0}, f"workers ended with {codes}"
         with contextlib.suppress(AssertionError):

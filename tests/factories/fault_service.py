@@ -27,6 +27,8 @@ class Service:
     kills: int = 0
     may_end_with: Sequence[int] = ()
     """Exit codes after which a service manager would start it again."""
+    log_from: int = 0
+    """Where its last start begins in the log."""
 
     @property
     def pid(self) -> int:
@@ -34,9 +36,14 @@ class Service:
         return self.process.pid
 
     def start(self) -> None:
+        self.log_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             command = [*self.prefix, sys.executable, "-m", *self.argv]
             self.process = subprocess.Popen(command, cwd=ROOT, env=dict(self.env), stderr=log, stdout=log)
+
+    def has_said(self, words: str) -> bool:
+        """Whether these words stand in its log since its last start."""
+        return words.encode() in self.log.read_bytes()[self.log_from :]
 
     def tend(self) -> None:
         """Start it again if it was killed. AssertionError with its last words for any other end."""
