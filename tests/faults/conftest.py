@@ -31,7 +31,7 @@ def start_fleet(tmp_path: Path, record_property: Callable[[str, object], None]) 
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The denominators of all fault tests of this session, added up."""
+    """The denominators of all fault tests of this run, added up."""
     total: Counter[str] = Counter()
     tests = 0
     for reports in terminalreporter.stats.values():

@@ -447,20 +447,13 @@ class JobQueue(QueueState):
         with self._lock:
             return eligibility.admission(host, self.matcher.hosts.get(host), self.matcher.rules).ok
 
-    def next_ripe_in_s(self) -> float | None:
-        """Seconds until the next grace period ends; None when none runs."""
-        with self._lock:
-            at = self.matcher.next_ripe_at()
-            return None if at is None else max(0.0, at - self.clock.now_s())
-
     # -- inside a transaction
 
     def _grant(self, head: Head, host: str, with_token: bool, claim_request: str | None) -> Claim:
         wall, before = self.clock.wall_s(), head.row
         assert before is not None
         taken = self.execute("job_claim", seq=head.seq, epoch=before.epoch, host=host, at=wall)
-        if taken.rowcount != 1:
-            raise AssertionError(f"job {before.job_id} moved while the lock was held")
+        assert taken.rowcount == 1, f"job {before.job_id} moved while the lock was held"
         row = rows.claimed(before, host=host, at=wall)
         if before.lapsed:  # nobody may come back to that attempt now
             self.end_attempt(before, AttemptEnd("superseded"))
