@@ -13,7 +13,6 @@ import pytest
 from tests.factories.fleet import cpu_host, cuda_host, job, job_id, manifest
 from tests.factories.live_receiver import LiveReceiver, live_receiver
 from tests.factories.processes import wait_until
-from training.fleet.coordinator import Coordinator
 from training.fleet.routes import ROUTES
 
 NOBODY_CAN = '[[jobs]]\nmodel = "transformer"\nmode = "oracle"\nrequire_cuda = true\n'
@@ -25,20 +24,7 @@ AT_ONCE_S = 4.0
 
 
 @pytest.fixture
-def coordinators(monkeypatch: pytest.MonkeyPatch) -> list[Coordinator]:
-    found: list[Coordinator] = []
-    original = Coordinator.__init__
-
-    def note(self: Coordinator, **values: object) -> None:
-        original(self, **values)  # type: ignore[arg-type]
-        found.append(self)
-
-    monkeypatch.setattr(Coordinator, "__init__", note)
-    return found
-
-
-@pytest.fixture
-def receiver(tmp_path: Path, coordinators: list[Coordinator]) -> Iterator[LiveReceiver]:
+def receiver(tmp_path: Path) -> Iterator[LiveReceiver]:
     with live_receiver(tmp_path, NOBODY_CAN) as running:
         yield running
 
@@ -128,9 +114,9 @@ def test_of_every_endpoint_it_is_said_whether_it_may_give_a_waiting_claim_a_job(
 
 @pytest.mark.parametrize("endpoint", [key for key, found in TABLE.items() if found], ids=" ".join)
 def test_a_claim_that_waits_gets_its_job_at_once_after(
-    endpoint: tuple[str, str], receiver: LiveReceiver, coordinators: list[Coordinator]
+    endpoint: tuple[str, str], receiver: LiveReceiver
 ) -> None:
-    case, waiters = TABLE[endpoint], coordinators[0].waiters
+    case, waiters = TABLE[endpoint], receiver.coordinator.waiters
     assert case is not None
     case.before(receiver)
     body = {"capability": cpu_host().to_dict(), "wait_s": 8.0}

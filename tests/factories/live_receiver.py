@@ -17,6 +17,7 @@ from cis490.ballast import Ballast
 from cis490.clock import Clock, SystemClock
 from training.fleet import manifest as manifests
 from training.fleet.connections import server_config
+from training.fleet.coordinator import Coordinator
 from training.fleet.queue import JobQueue
 from training.fleet.receiver import ListenAddress, bind, make_app
 from training.fleet.store import ModelStore
@@ -41,6 +42,7 @@ class LiveReceiver:
     store: ModelStore
     manifest: Path
     store_root: Path
+    coordinator: Coordinator
 
     @property
     def url(self) -> str:
@@ -94,7 +96,9 @@ def live_receiver(
     server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
-    running = LiveReceiver(bound.getsockname()[1], queue, store, path, folder / "models")
+    running = LiveReceiver(
+        bound.getsockname()[1], queue, store, path, folder / "models", app.state.coordinator
+    )
     try:
         running.send("GET", "/v1/health")
         queue.sync_from_manifest([job.to_dict() for job in manifests.load(path).jobs])

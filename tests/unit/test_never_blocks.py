@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.factories.live_receiver import Answer, LiveReceiver, live_receiver
-from training.fleet.coordinator import Coordinator
 from training.fleet.routes import ROUTES
 from training.fleet.types import DatasetPin
 
@@ -35,26 +34,11 @@ DIGEST = hashlib.sha256(BUNDLE).hexdigest()
 
 
 @pytest.fixture
-def coordinators(monkeypatch: pytest.MonkeyPatch) -> list[Coordinator]:
-    """The parts of the receivers that the test starts."""
-    found: list[Coordinator] = []
-    original = Coordinator.__init__
-
-    def note(self: Coordinator, **values: object) -> None:
-        original(self, **values)  # type: ignore[arg-type]
-        found.append(self)
-
-    monkeypatch.setattr(Coordinator, "__init__", note)
-    return found
-
-
-@pytest.fixture
-def receiver(tmp_path: Path, coordinators: list[Coordinator]) -> Iterator[LiveReceiver]:
+def receiver(tmp_path: Path) -> Iterator[LiveReceiver]:
     with live_receiver(tmp_path, MANIFEST, max_artifact_bytes=4 << 20) as running:
-        (parts,) = coordinators
         packed = tmp_path / "dataset.tar.zst"
         packed.write_bytes(BUNDLE)
-        parts.datasets[DIGEST] = DatasetPin(DIGEST, str(packed))
+        running.coordinator.datasets[DIGEST] = DatasetPin(DIGEST, str(packed))
         yield running
 
 
@@ -158,11 +142,10 @@ def test_no_endpoint_blocks_the_loop(
 def test_the_watch_sees_a_call_that_blocks(
     receiver: LiveReceiver,
     blocked: list[str],
-    coordinators: list[Coordinator],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else the tests above would prove nothing."""
-    (parts,) = coordinators
+    parts = receiver.coordinator
 
     def write(*_: object, **__: object) -> bool:
         parts.queue.flush_heartbeats()

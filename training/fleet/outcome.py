@@ -11,7 +11,7 @@ import math
 import re
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from training.fleet.guard_rules import EndReason
@@ -47,22 +47,9 @@ _MARKERS = re.compile(r"\s*[~^]+\s*")
 
 
 @dataclass(frozen=True, slots=True)
-class RunResult:
-    """A trainer process that has ended. Exactly one of `exit_code` and `signal_number` is set."""
+class RunResult(TrainerEnd):
+    """How a trainer ended, with what it reported itself; `stderr` is cleaned of what a terminal would obey."""
 
-    exit_code: int | None
-    signal_number: int | None = None
-    ended_by: EndReason | None = None
-    limit_s: float | None = None
-    """The limit that was reached, when `ended_by` is a limit."""
-    oom_killed: bool = False
-    """Whether the kernel's out-of-memory killer was at work; asked only about a SIGKILL that was not ours."""
-    duration_s: float = 0.0
-    frozen_s: float = 0.0
-    peak_rss_mib: float | None = None
-    cpu_s: float | None = None
-    stderr: str = ""
-    """The last 8 KiB, cleaned of what a terminal would obey."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the trainer's `result` line."""
 
@@ -74,19 +61,8 @@ class RunResult:
 
 def result_of(end: TrainerEnd, metrics: Mapping[str, float]) -> RunResult:
     """What the guard saw, and what the trainer itself reported."""
-    return RunResult(
-        exit_code=end.exit_code,
-        signal_number=end.signal_number,
-        ended_by=end.ended_by,
-        limit_s=end.limit_s,
-        oom_killed=end.oom_killed,
-        duration_s=end.duration_s,
-        frozen_s=end.frozen_s,
-        peak_rss_mib=end.peak_rss_mib,
-        cpu_s=end.cpu_s,
-        stderr=clean(end.stderr.encode("utf-8", "replace")),
-        metrics=metrics,
-    )
+    seen = {one.name: getattr(end, one.name) for one in fields(end)}
+    return RunResult(**seen | {"stderr": clean(end.stderr.encode("utf-8", "replace"))}, metrics=metrics)
 
 
 def fail_class(result: RunResult) -> FailClass:
