@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -89,7 +89,7 @@ def _record_in(folder: str, todo: EpisodePlan, cage: Cage | None, seconds: int) 
             start_new_session=True,
         )
         try:
-            onset_us, recording = _converse(workload, spec, cage, seconds)
+            onset_us, started_at_s, recording = _converse(workload, spec, cage, seconds)
         except (OSError, ValueError, subprocess.SubprocessError, RecordError) as error:
             errors.seek(0)
             raise RecordError(
@@ -99,25 +99,27 @@ def _record_in(folder: str, todo: EpisodePlan, cage: Cage | None, seconds: int) 
             _end_group(workload)
         errors.seek(0)
         sys.stderr.write(errors.read())
-    return encode(_meta(todo, cage, recording, onset_us, seconds), _payload(recording)), recording
+    meta = replace(_meta(todo, cage, recording, onset_us, seconds), started_at_s=started_at_s)
+    return encode(meta, _payload(recording)), recording
 
 
 def _converse(
     workload: subprocess.Popen[str], spec: WorkloadSpec, cage: Cage | None, seconds: int
-) -> tuple[int, Recording]:
+) -> tuple[int, int, Recording]:
+    """(onset in us, Unix time of the start in s, the recording) of one episode."""
     assert workload.stdin is not None and workload.stdout is not None
     if cage is not None:
         cage.add(workload.pid)
     print(spec.to_json(), file=workload.stdin, flush=True)
     if workload.stdout.readline() != "ready\n":
         raise RecordError("the workload failed before it was ready")
-    start = time.monotonic() + LEAD_S
+    start, started_at_s = time.monotonic() + LEAD_S, int(time.time() + LEAD_S)
     print(repr(start), file=workload.stdin, flush=True)
     recording = record(workload.pid, round(start * 1e9), seconds, HZ)
     answer = workload.stdout.readline()
     if workload.wait(timeout=10) != 0 or not answer:
         raise RecordError("the workload failed during the episode")
-    return int(json.loads(answer)["onset_us"]), recording
+    return int(json.loads(answer)["onset_us"]), started_at_s, recording
 
 
 def _end_group(workload: subprocess.Popen[str]) -> None:

@@ -1,18 +1,39 @@
 #!/usr/bin/env bash
-# Sets up .venv with the locked packages and this checkout. Called by make; asks nothing.
+# Sets up a virtual environment with the locked packages and this checkout. Called by make; asks nothing.
 #
-#   scripts/setup.sh run   what the receiver, the worker and the trainer need (default)
-#   scripts/setup.sh dev   that, and the tools for tests and checks
+#   scripts/setup.sh run    .venv: what the receiver, the worker and the trainer need, without torch (default)
+#   scripts/setup.sh dev    .venv: that, and the tools for tests and checks
+#   scripts/setup.sh full   .venv-full: run, and torch for the deep models
+#   scripts/setup.sh all    .venv-full: dev, torch, and the public data sets that tests and benchmarks read
+#   scripts/setup.sh bench  .venv-bench: the programs that benchmarks/tsc.py compares with
 #
 # A second run with nothing changed does nothing. PYTHON=/path/to/python3 chooses the interpreter.
+# TORCH='torch==2.13.0' chooses torch (default: torch>=2.6, the newest that the package index offers); it is the
+# one package that is not locked, for the right build depends on the host's GPU. pip's own settings hold for all.
 # Ends with 0, or with 1 and a message that names the line to type next.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 
 level=${1:-run}
-venv=.venv
+torch=${TORCH:-torch>=2.6}
+step=packages # what is being installed, for the message when that fails
+
+# includes: the level that holds everything of this one, at the same versions, in the same environment.
+case $level in
+run) venv=.venv locked=run.txt includes=dev ;;
+dev) venv=.venv locked=dev.txt includes=dev ;;
+full) venv=.venv-full locked=run.txt includes=all ;;
+all) venv=.venv-full locked=dev.txt includes=all ;;
+bench) venv=.venv-bench locked=bench.txt includes=bench ;;
+*)
+    printf "set-up stopped: '%s' is no set; expected run, dev, full, all or bench.\n  Type: scripts/setup.sh dev\n" "$level" >&2
+    exit 1
+    ;;
+esac
 stamp=$venv/cis490-setup
 log=$venv/setup.log
+
+has_torch() { [ "$venv" = .venv-full ]; }
 
 say() { printf '==> %s\n' "$*"; }
 
@@ -23,23 +44,17 @@ die() {
     exit 1
 }
 
-case $level in
-run | dev) ;;
-*) die "'$level' is no set; expected run or dev." "Type: scripts/setup.sh dev" ;;
-esac
-
 # The checkout's path is part of it: a virtual environment does not survive being moved.
 fingerprint() {
-    { "$venv/bin/python" -VV && pwd && cat requirements/*.txt pyproject.toml scripts/setup.sh; } \
-        2>/dev/null | cksum
+    { "$venv/bin/python" -VV && pwd && cat requirements/*.txt pyproject.toml scripts/setup.sh &&
+        { ! has_torch || echo "$torch"; }; } 2>/dev/null | cksum
 }
 
 up_to_date() {
     [ -f "$stamp" ] && [ -x "$venv/bin/python" ] || return 1
     local now
     now=$(fingerprint) || return 1
-    # dev holds everything that run does, at the same versions
-    grep -qxF "dev $now" "$stamp" || grep -qxF "$level $now" "$stamp"
+    grep -qxF "$includes $now" "$stamp" || grep -qxF "$level $now" "$stamp"
 }
 
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
@@ -111,11 +126,15 @@ show_progress() {
 }
 
 explain_pip_failure() {
+    local offline_torch=()
+    if has_torch; then offline_torch=("  pip download -d wheels '$torch'"); fi
+    if [ "$level" = all ]; then offline_torch+=("  pip download --no-deps -d wheels -r requirements/public-data.txt"); fi
     if grep -qE 'NewConnectionError|Temporary failure in name|Network is unreachable|ConnectTimeout|ReadTimeout|ProxyError|Connection refused' "$log"; then
         die "the package index could not be reached: no network? (details: $log)" \
             "Connect this machine, then run the same command again." \
             "To do without: where there is a network, with the same system and Python, type" \
-            "  pip download --require-hashes -d wheels -r requirements/$level.txt" \
+            "  pip download --require-hashes -d wheels -r requirements/$locked" \
+            ${offline_torch[@]+"${offline_torch[@]}"} \
             "bring the folder here, then: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels scripts/setup.sh $level"
     fi
     printf '\nLast lines of %s:\n' "$log" >&2
@@ -123,6 +142,15 @@ explain_pip_failure() {
     if grep -q 'DO NOT MATCH THE HASHES' "$log"; then
         die "a fetched package is not the one that was locked: a broken download or a changed package." \
             "Type: $venv/bin/python -m pip cache purge; then run the same command again."
+    fi
+    if [ "$step" = torch ] && grep -qE 'No matching distribution|Could not find a version' "$log"; then
+        die "the package index has no build of '$torch' for $("$venv/bin/python" -V) on $(uname -sm)." \
+            "Another version: TORCH='torch==2.13.0' scripts/setup.sh $level" \
+            "Without torch these still work: make demo, make test, and the models gbt, mlp and rocket."
+    fi
+    if grep -q 'No space left on device' "$log"; then
+        die "the disk is full: $PWD has $(df -Ph . | awk 'NR == 2 {print $4}') left." \
+            "Make room ($venv may be deleted), then run the same command again."
     fi
     if grep -qE 'No matching distribution|Could not find a version' "$log"; then
         die "a locked package has no ready-made build for $("$venv/bin/python" -V) on $(uname -sm)." \
@@ -134,6 +162,17 @@ explain_pip_failure() {
 pip_install() {
     "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile --retries 3 "$@" 2>&1 |
         tee -a "$log" | show_progress || explain_pip_failure
+}
+
+# A build for another processor or driver installs without a word and fails when it is loaded.
+check_torch() {
+    local found
+    found=$("$venv/bin/python" -c 'import torch; cuda = torch.cuda.is_available()
+print("torch", torch.__version__, "with CUDA on " + torch.cuda.get_device_name(0) if cuda else "(no CUDA here)")' 2>>"$log") ||
+        { tail -n 3 "$log" | cut -c1-300 >&2 &&
+            die "torch was installed and does not load on this machine (see above; details: $log)." \
+                "Try another build: TORCH='torch==2.13.0' scripts/setup.sh $level"; }
+    say "$found"
 }
 
 if up_to_date; then exit 0; fi
@@ -154,14 +193,29 @@ fi
 
 rm -f "$stamp"
 : >"$log"
-say "installing $(grep -c '==' "requirements/$level.txt") locked packages (requirements/$level.txt)"
+say "installing $(grep -c '^[a-z0-9].*==' "requirements/$locked") locked packages (requirements/$locked) into $venv"
 # Wheels only: what would need a compiler fails at once, and says so.
-pip_install --require-hashes --only-binary :all: -r "requirements/$level.txt"
+pip_install --require-hashes --only-binary :all: -r "requirements/$locked"
 # Of the tests' tools one needs a package of pure Python that is published as source only; no compiler is involved.
-if [ "$level" = dev ]; then
+if [ "$locked" = dev.txt ]; then
     pip_install --require-hashes --no-deps --no-build-isolation -r requirements/source.txt
 fi
-say "installing this checkout (editable)"
-pip_install --no-deps --no-build-isolation --no-index --editable .
+if has_torch; then
+    step=torch
+    say "installing $torch (200 MB for a build for the CPU; gigabytes where the index offers one for CUDA)"
+    # What every build of torch imports is locked and goes first, so that pip adds torch and its GPU libraries alone.
+    pip_install --require-hashes --only-binary :all: -r requirements/torch.txt
+    pip_install --only-binary :all: "$torch"
+    check_torch
+    step=packages
+fi
+if [ "$level" = all ]; then
+    say "installing the public data sets of aeon's wheel, without the packages that aeon itself would need"
+    pip_install --require-hashes --only-binary :all: --no-deps -r requirements/public-data.txt
+fi
+if [ "$level" != bench ]; then
+    say "installing this checkout (editable)"
+    pip_install --no-deps --no-build-isolation --no-index --editable .
+fi
 printf '%s %s\n' "$level" "$(fingerprint)" >"$stamp"
 say "ready: $venv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,30 @@ def artifact_lines(jobs: Sequence[Row], models: Path, shown: Callable[[Path], st
     ]
 
 
+def gap_lines(jobs: Sequence[Row], models: Path) -> list[str]:
+    """Per model what a view from inside the guest adds: ROC-AUC of `oracle` minus that of `realistic`."""
+    found: dict[str, dict[str, float]] = {}
+    for job in jobs:
+        if job["status"] == "completed":
+            measured = metrics_of(bundle_path(models, job)).get("test") or {}
+            value = measured.get("roc_auc_active")
+            if isinstance(value, int | float):
+                found.setdefault(text(job, "model"), {})[text(job, "mode")] = float(value)
+    rows = [
+        (model, number(at["realistic"]), number(at["oracle"]), f"{at['oracle'] - at['realistic']:+.3f}")
+        for model, at in found.items()
+        if {"realistic", "oracle"} <= at.keys()
+    ]
+    if not rows:
+        return []
+    return [
+        "",
+        "What a defender outside the guest misses (ROC-AUC without the quiet start):",
+        "",
+        *_aligned([("model", "realistic", "oracle", "gap"), *rows]),
+    ]
+
+
 def bundle_path(models: Path, job: Row) -> Path:
     """Where the store keeps a job's artifact; the lay-out is public."""
     return models / f"{job['model']}_{job['mode']}" / text(job, "artifact_id") / "bundle.tar.zst"
@@ -109,9 +134,11 @@ def waiting_lines(client: FleetClient, host: str, passing: Collection[str]) -> l
     return lines
 
 
-def after_lines() -> list[str]:
+def after_lines(*, full: bool) -> list[str]:
     """What to type when the demo is over."""
     again = ".venv\\Scripts\\python -m tools.demo --serve" if os.name == "nt" else "make demo-receiver"
+    if full:
+        again += " --full" if os.name == "nt" else " ARGS=--full"
     return [
         "",
         "Next, see it as an operator does:",
@@ -150,7 +177,9 @@ def next_lines(url: str, usual_port: int, folder: str, token: str) -> list[str]:
 
 
 def _jobs_command() -> str:
-    return ".venv\\Scripts\\cis490-jobs" if os.name == "nt" else ".venv/bin/cis490-jobs"
+    own = Path(sys.prefix)
+    name = own.name if own.parent == Path.cwd() else ".venv"
+    return f"{name}\\Scripts\\cis490-jobs" if os.name == "nt" else f"{name}/bin/cis490-jobs"
 
 
 def _by_model(names: Sequence[str]) -> str:

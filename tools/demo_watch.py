@@ -13,6 +13,8 @@ from tools.demo_report import Row, number, text
 from training.fleet.client import FleetClient, Unreachable
 
 POLL_S = 0.3
+NEWS_S = 15.0
+"""Pause between two lines about what is going on, where a line cannot be replaced."""
 OVER = ("completed", "failed", "cancelled")
 PASSING = frozenset({"live", "not_paused", "free_slot", "preference"})
 """Constraints that pass with time. A job that fails none but these fits this machine."""
@@ -24,6 +26,7 @@ class Narrator:
     def __init__(self) -> None:
         self._started_s = time.monotonic()
         self._live = sys.stdout.isatty()
+        self._next_news_s = NEWS_S
 
     def elapsed_s(self) -> float:
         """Seconds since the demo began."""
@@ -35,8 +38,12 @@ class Narrator:
         print(f"{self.elapsed_s():6.1f} s  {subject:<16} {what}", flush=True)
 
     def now(self, what: str) -> None:
-        """Something goes on; the next call replaces it. Not shown where lines cannot be replaced."""
-        if self._live:
+        """Something goes on; the next call replaces it. Where lines cannot be replaced, one now and then stands."""
+        if not self._live:
+            if what and self.elapsed_s() >= self._next_news_s:
+                self._next_news_s = self.elapsed_s() + NEWS_S
+                print(what, flush=True)
+        else:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r\x1b[K{what[:width]}", end="", flush=True)
 
@@ -102,9 +109,8 @@ class Watch:
                         f"the worker is paused: {row['paused_reason']}\n{tail(self._parts[-1].log)}"
                     )
             if time.monotonic() > deadline_s:
-                raise DemoError(
-                    f"the worker did not {goal} within {limit_s:g} s.\n{tail(self._parts[-1].log)}"
-                )
+                logs = "\n".join(tail(part.log) for part in self._parts[1:])
+                raise DemoError(f"the worker did not {goal} within {limit_s:g} s.\n{logs}")
             time.sleep(POLL_S)
 
     def _asked(self, done: Callable[[], bool]) -> bool:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tools import failpoints
+from benchmarks import tsc_table
+from tools import failpoints, results_table
 from training.fleet.lifecycle import mermaid, table_markdown
 from training.fleet.routes import ROUTES, Endpoint
 from training.trainer.options import MODELS, HyperValue, ModelOptions, expected_text
@@ -63,7 +64,7 @@ def _body(route: Endpoint) -> str:
 
 
 def trainer_models() -> str:
-    header = ("model", "trains today", "libraries", "GPU", "RAM", "progress counts", "what it is")
+    header = ("model", "libraries", "GPU", "RAM", "progress counts", "what it is")
     return table(header, map(_model_row, MODELS.values()))
 
 
@@ -71,7 +72,6 @@ def _model_row(model: ModelOptions) -> Sequence[str]:
     counts = "-" if not model.iterative else "rounds" if "rounds" in model.options else "epochs"
     return (
         f"`{model.name}`",
-        "yes" if model.implemented else "not yet",
         ", ".join(model.needs.libraries),
         model.needs.cuda,
         f"{model.needs.min_ram_gib:g} GiB",
@@ -94,6 +94,20 @@ def trainer_options() -> str:
     return table(("option", "models", "value", "default", "meaning"), rows)
 
 
+def manifest_hyper() -> str:
+    """The options of each model, one table for each."""
+    header = ("key", "value", "default", "meaning")
+    parts: list[str] = []
+    for model in MODELS.values():
+        rows = (
+            (f"`{o.name}`", expected_text(o), f"`{_shown(o.default_value())}`", o.help)
+            for o in model.options.values()
+        )
+        about = f"{model.help[:1].upper()}{model.help[1:]}."
+        parts += [f"#### `{model.name}`", about, table(header, rows)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
 def _shown(value: HyperValue) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -110,7 +124,10 @@ PARTS: tuple[Part, ...] = (
     Part("faults.md", "failpoints", failpoint_list),
     Part("lifecycle.md", "lifecycle-diagram", lifecycle_diagram),
     Part("lifecycle.md", "lifecycle-table", table_markdown),
+    Part("benchmarks-tsc.md", "tsc", tsc_table.published),
+    Part("manifest.md", "manifest-hyper", manifest_hyper),
     Part("protocol.md", "protocol-endpoints", protocol_endpoints),
+    Part("results.md", "results", results_table.results),
     Part("trainer.md", "trainer-models", trainer_models),
     Part("trainer.md", "trainer-options", trainer_options),
 )

@@ -10,7 +10,7 @@ The file is not compressed, so that its SHA-256, the `episode_id`, does not depe
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
@@ -24,6 +24,13 @@ MAX_CELLS: Final = 16_000_000
 Kind = Literal["counter", "gauge"]
 Label = Literal["benign", "suspicious"]
 Phase = Literal["baseline", "onset", "active"]
+Scaling = Literal["relative", "plain"]
+"""How a trainer is to read the values. `relative`: as the change against the episode's baseline, which every
+episode then needs; `plain`: as they are, for series whose level means the same everywhere."""
+
+MAX_STARTED_AT_S: Final = 253_402_300_799
+"""The end of the year 9999, the last second that Python's dates know."""
+MAX_PER_UNIT: Final = 10**15
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHANNEL = re.compile(r"(sys|block|net|tree|guest)(\.[a-z0-9_]+)+")
@@ -39,12 +46,14 @@ class Channel:
     """One measured quantity. A counter only grows while its host runs; a gauge is a level at the sample's time.
 
     The first part of the name decides who may read it: `sys`, `block` and `net` are visible from outside the
-    workload, `tree` and `guest` are not.
+    workload, `tree` and `guest` are not. `per_unit` says how many steps of the stored integers make one unit:
+    1000 for volts that are stored in millivolts.
     """
 
     name: str
     unit: str
     kind: Kind
+    per_unit: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,10 @@ class EpisodeMeta:
     `variant` numbers the drawn `parameters` of a `profile`; `background` is the profile that ran through the
     whole episode, or "none". `channels` names the payload's rows from the second on; the first row is time.
     `simulated` is true when the host is a shaped part of another machine, and `shape` says which part.
+    `started_at_s` is the start as Unix time in UTC, None when nobody knows it.
+
+    The header leaves out what has its default among `OPTIONAL` and a channel's `per_unit`, so that an episode
+    has the same identity as before those fields existed.
     """
 
     host: str
@@ -85,6 +98,8 @@ class EpisodeMeta:
     licence: str
     clock: str = "monotonic"
     schema: int = SCHEMA
+    started_at_s: int | None = None
+    scaling: Scaling = "relative"
 
     @property
     def label(self) -> Label:
@@ -134,10 +149,17 @@ def parse(data: bytes, where: str) -> tuple[EpisodeMeta, bytes]:
 
 
 def _header(meta: EpisodeMeta) -> bytes:
-    fields: dict[str, object] = {name: getattr(meta, name) for name in _FIELDS}
+    fields: dict[str, object] = {name: getattr(meta, name) for name in _REQUIRED}
+    fields |= {
+        name: getattr(meta, name) for name, default in OPTIONAL.items() if getattr(meta, name) != default
+    }
     fields["parameters"] = dict(meta.parameters)
     fields["intervals"] = [[i.t0_us, i.t1_us, i.label, i.phase] for i in meta.intervals]
-    fields["channels"] = [{"name": c.name, "unit": c.unit, "kind": c.kind} for c in meta.channels]
+    fields["channels"] = [
+        {"name": c.name, "unit": c.unit, "kind": c.kind}
+        | ({"per_unit": c.per_unit} if c.per_unit != 1 else {})
+        for c in meta.channels
+    ]
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.encode("ascii")
 
@@ -149,7 +171,10 @@ def _json(line: bytes, where: str) -> object:
         raise EpisodeError(f"{where}: the meta data is not ASCII JSON: {error}") from error
 
 
-_FIELDS: Final = tuple(EpisodeMeta.__dataclass_fields__)
+OPTIONAL: Final[Mapping[str, object]] = {"started_at_s": None, "scaling": "relative"}
+"""Meta data that a header may lack, each with what that means."""
+
+_REQUIRED: Final = tuple(name for name in EpisodeMeta.__dataclass_fields__ if name not in OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +186,12 @@ class _Reader:
     def fault(self, key: str, found: object, expected: str) -> EpisodeError:
         return EpisodeError(f"{self.where}: {key} is {str(found)[:200]!r}, expected {expected}")
 
-    def table(self, value: object, key: str, keys: tuple[str, ...]) -> dict[str, object]:
+    def table(
+        self, value: object, key: str, keys: Iterable[str], optional: Iterable[str] = ()
+    ) -> dict[str, object]:
         if not isinstance(value, dict):
             raise self.fault(key, value, "an object")
-        missing, unknown = sorted(set(keys) - set(value)), sorted(set(value) - set(keys))
+        missing, unknown = sorted(set(keys) - set(value)), sorted(set(value) - {*keys, *optional})
         if missing or unknown:
             raise EpisodeError(f"{self.where}: {key}: missing keys {missing}, unknown keys {unknown}")
         return cast(dict[str, object], value)
@@ -189,8 +216,13 @@ class _Reader:
             raise self.fault(key, value, "a name: letters, digits, '.', '_', '-', not starting with a dot")
         return value
 
+    def choice(self, value: object, key: str, choices: tuple[str, ...]) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise self.fault(key, value, f"one of {choices}")
+        return value
+
     def meta(self, value: object) -> EpisodeMeta:
-        raw = self.table(value, "meta data", _FIELDS)
+        raw = self.table(value, "meta data", _REQUIRED, OPTIONAL)
         if raw["schema"] != SCHEMA or type(raw["schema"]) is not int:
             raise self.fault("schema", raw["schema"], f"{SCHEMA}; a newer program may be needed")
         if raw["clock"] != "monotonic":
@@ -215,6 +247,12 @@ class _Reader:
             simulated=raw["simulated"],
             shape=self.text(raw["shape"], "shape"),
             licence=self.text(raw["licence"], "licence"),
+            started_at_s=(
+                self.integer(raw["started_at_s"], "started_at_s", 0, MAX_STARTED_AT_S)
+                if "started_at_s" in raw
+                else None
+            ),
+            scaling=cast(Scaling, self.choice(raw.get("scaling", "relative"), "scaling", get_args(Scaling))),
         )
         if meta.payload_bytes > 8 * MAX_CELLS:
             raise self.fault("channels x samples", meta.payload_bytes // 8, f"at most {MAX_CELLS}")
@@ -251,13 +289,13 @@ class _Reader:
         found: dict[str, Channel] = {}
         for n, item in enumerate(self.items(value, "channels")):
             key = f"channels[{n}]"
-            raw = self.table(item, key, ("name", "unit", "kind"))
+            raw = self.table(item, key, ("name", "unit", "kind"), ("per_unit",))
             name = raw["name"]
             if not isinstance(name, str) or not _CHANNEL.fullmatch(name) or name in found:
                 raise self.fault(f"{key}.name", name, "a new name such as 'sys.cpu.user'")
-            if raw["kind"] not in get_args(Kind):
-                raise self.fault(f"{key}.kind", raw["kind"], f"one of {get_args(Kind)}")
-            found[name] = Channel(name, self.text(raw["unit"], f"{key}.unit"), cast(Kind, raw["kind"]))
+            kind = cast(Kind, self.choice(raw["kind"], f"{key}.kind", get_args(Kind)))
+            per_unit = self.integer(raw.get("per_unit", 1), f"{key}.per_unit", 1, MAX_PER_UNIT)
+            found[name] = Channel(name, self.text(raw["unit"], f"{key}.unit"), kind, per_unit)
         if not found:
             raise self.fault("channels", value, "at least one channel")
         return tuple(found.values())

@@ -250,7 +250,7 @@ def test_after_a_restart_a_host_is_shown_as_not_heard_yet(tmp_path: Path) -> Non
     first.claim("a", {})
     first.close()
     again = JobQueue(tmp_path / "q.db", clock=clock)
-    again.release(job("x").job_id, "a")
+    again.cancel(job("x").job_id)
     found = again.explain(job("x").job_id)
     assert found is not None
     (host,) = found["hosts"]

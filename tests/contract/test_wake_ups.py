@@ -51,6 +51,13 @@ def _is_cancelled(receiver: LiveReceiver) -> None:
     assert receiver.queue.cancel(job_id("x"))
 
 
+def _is_completed(receiver: LiveReceiver) -> None:
+    """The host `w` has done the one job, so it may verify it."""
+    receiver.queue.apply_manifest(manifest(job("x")))
+    assert receiver.queue.claim("w", cpu_host()).row is not None
+    assert receiver.queue.complete(job_id("x"), "w", artifact_id=DIGEST)
+
+
 def _is_drained(receiver: LiveReceiver) -> None:
     receiver.queue.claim("w", cpu_host())
     receiver.queue.apply_manifest(manifest(job("x")))
@@ -97,11 +104,13 @@ TABLE: dict[tuple[str, str], Opens | None] = {
     ("GET", "/v1/job/{id}"): OPENS_NOTHING,
     ("GET", "/v1/job/{id}/eligibility"): OPENS_NOTHING,
     ("GET", "/v1/model/{id}"): OPENS_NOTHING,
+    ("GET", "/v1/models"): OPENS_NOTHING,
     ("GET", "/v1/workers"): OPENS_NOTHING,
     ("GET", "/v1/health"): OPENS_NOTHING,
     ("GET", "/openapi.json"): OPENS_NOTHING,
     ("POST", "/v1/job/{id}/cancel"): Opens(_holds_one_of_two, _operate("/v1/job/JOB/cancel")),
     ("POST", "/v1/job/{id}/requeue"): Opens(_is_cancelled, _operate("/v1/job/JOB/requeue")),
+    ("POST", "/v1/job/{id}/verify"): Opens(_is_completed, _operate("/v1/job/JOB/verify")),
     ("POST", "/v1/manifest/reload"): Opens(lambda receiver: None, _reload),
     ("POST", "/v1/host/{name}/drain"): Opens(_prefers_another, _operate("/v1/host/gpu/drain")),
     ("POST", "/v1/host/{name}/undrain"): Opens(_is_drained, _operate("/v1/host/w/undrain")),

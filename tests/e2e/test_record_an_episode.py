@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def test_recorded_episodes_can_be_packed_and_recording_again_does_nothing(
 ) -> None:
     monkeypatch.setattr("collection.record.GAP_S", 0.0)
     (tmp_path / "scratch").mkdir()
+    began_s = time.time()
     command = ["--set", "main", "--hosts", "own", "--episodes", "2", "--seconds", "1"]
     command += ["--out", str(tmp_path / "set"), "--scratch", str(tmp_path / "scratch")]
     assert main(command) == 0
@@ -38,6 +40,8 @@ def test_recorded_episodes_can_be_packed_and_recording_again_does_nothing(
         _, values = from_payload(meta, payload)
         assert meta.host == "own"
         assert not meta.simulated
+        assert meta.started_at_s is not None
+        assert began_s - 1 <= meta.started_at_s <= time.time()
         assert meta.n_samples + meta.dropped_samples == 10
         assert [i.phase for i in meta.intervals][:2] == ["baseline", "onset"]
         assert values[:, [c.name for c in meta.channels].index("tree.processes")].max() >= 2

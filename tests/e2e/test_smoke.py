@@ -114,7 +114,7 @@ def test_why_says_what_the_ten_others_lack(finished: tuple[FleetClient, Path]) -
         found = client.eligibility(job["job_id"])
         assert not found["claimable"]
         (host,) = found["hosts"]
-        assert {"allow_jobs", "model"} <= {check["constraint"] for check in host["checks"] if not check["ok"]}
+        assert "allow_jobs" in {check["constraint"] for check in host["checks"] if not check["ok"]}
 
 
 def test_a_second_reload_changes_nothing(finished: tuple[FleetClient, Path]) -> None:

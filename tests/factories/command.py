@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,11 @@ def run(
     terminal: bool = True,
     token: str = "secret",
     env: Mapping[str, str] | None = None,
+    sleep: Callable[[float], None] = lambda seconds: None,
 ) -> Result:
+    """`sleep` is called where the command waits: a test lets happen there what it waits for."""
     out, err = Screen(terminal), Screen(False)
     url = api if isinstance(api, str) else api.url
     given = {exits.URL_VARIABLE: url, exits.TOKEN_VARIABLE: token} if env is None else env
-    code = cli.run(argv, verbs.Terminal(given, out, err, lambda: NOW_S, lambda: 0.0, 80))
+    code = cli.run(argv, verbs.Terminal(given, out, err, lambda: NOW_S, lambda: 0.0, 80, sleep))
     return Result(code, out.getvalue(), err.getvalue())

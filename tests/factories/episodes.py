@@ -33,6 +33,7 @@ class Recipe:
     seconds: float = 15.0
     onset_s: float = 4.0
     signal: bool = True
+    started_at_s: int | None = None
 
 
 def meta_of(recipe: Recipe, n_samples: int, channels: Sequence[Channel] = CHANNELS) -> EpisodeMeta:
@@ -60,6 +61,7 @@ def meta_of(recipe: Recipe, n_samples: int, channels: Sequence[Channel] = CHANNE
         simulated=True,
         shape="test",
         licence="CC0-1.0",
+        started_at_s=recipe.started_at_s,
     )
 
 
@@ -105,11 +107,17 @@ def write_episode(folder: Path, name: str, data: bytes) -> Path:
 
 
 def recipes(hosts: Sequence[str] = ("lab-a", "lab-b", "lab-c"), per_host: int = 8) -> list[Recipe]:
-    """`per_host` episodes of each host: two benign and two suspicious families, each with its own
+    """`per_host` episodes of each host, one a minute: two benign and two suspicious families, each with its own
     variants."""
     families = (("compile", False), ("rewrite", True), ("web", False), ("beacon", True))
     return [
-        Recipe(host, *families[n % 4][:1], variant=n // 4 + 10 * h, suspicious=families[n % 4][1])
+        Recipe(
+            host,
+            families[n % 4][0],
+            variant=n // 4 + 10 * h,
+            suspicious=families[n % 4][1],
+            started_at_s=1_700_000_000 + 60 * n,
+        )
         for h, host in enumerate(hosts)
         for n in range(per_host)
     ]

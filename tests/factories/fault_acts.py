@@ -110,6 +110,14 @@ def stop_worker(fleet: Fleet, name: str) -> None:
     fleet.until(name, "completed")
 
 
+def interrupt_training(fleet: Fleet, name: str) -> None:
+    """A worker is stopped in the middle of a long training of the real trainer, which goes on from its checkpoint."""
+    fleet.add(name, rounds=5000)
+    fleet.wait(lambda: "loss" in fleet.progress(), f"{name} to make progress")
+    next(iter(fleet.workers.values())).restart()
+    fleet.until(name, "completed")
+
+
 def kill_worker(fleet: Fleet, name: str) -> None:
     """A worker is killed in the middle of a job."""
     fleet.add(name, steps=LONG)
@@ -233,7 +241,7 @@ ACTS: tuple[Act, ...] = (
     kill_receiver_with_part, leave_partial_upload, kill_receiver, try_again, train_again, refuse_reload, lapse,
     suspend_worker, drain_host, fetch_again,
 )  # fmt: skip
-"""All but `fill_disk`, which needs a disk of its own."""
+"""All but `fill_disk`, which needs a disk of its own, and `interrupt_training`, which needs the real trainer."""
 
 _FIRST: dict[str, tuple[Act, ...]] = {
     "ballast": (fill_disk,),
@@ -252,6 +260,8 @@ _FIRST: dict[str, tuple[Act, ...]] = {
     "receiver": (kill_receiver,),
     "store.linked": (train_again,),
     "store.part_hashed_again": (kill_receiver_with_part,),
+    "trainer.before_checkpoint": (interrupt_training,),
+    "trainer.checkpoint": (interrupt_training,),
     "store.swept": (kill_receiver_with_part,),
     "upload": (cut_upload,),
     "worker.dataset": (fetch_again,),

@@ -237,9 +237,11 @@ class Fleet:
     # -- its work ------------------------------------------------------------------------------------------
 
     def add(self, *names: str, **orders: float) -> None:
-        """Add new jobs of these names to the manifest and reload it; `orders` go to their trainer."""
+        """Add new jobs of these names to the manifest and reload it; `orders` go to their trainer, the stub; the
+        real one heeds `rounds`."""
         for name in names:
-            self.specs[name] = len(self.specs) + 1
+            n = len(self.specs)
+            self.specs[name] = int(orders["rounds"]) - n if "rounds" in orders else n + 1
             self.plan[name] = dict(orders)
         self._write_plan()
         self._write_manifest()
@@ -324,6 +326,11 @@ class Fleet:
         self.wait(lambda: latest() is not None, f"a training of {name}")
         found = latest()
         return found if found is not None else self.until_training(name, steps)
+
+    def progress(self) -> str:
+        """What the trainers that run now have written to their progress files."""
+        files = (path for host in self.hosts for path in self.state(host).rglob("progress.jsonl"))
+        return "".join(path.read_text() for path in files)
 
     def stamps(self) -> list[Stamp]:
         path = self.folder / "runs.log"

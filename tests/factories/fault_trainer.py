@@ -41,7 +41,7 @@ class Orders:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--describe", action="store_true")
-    for name in ("--spec", "--data", "--out", "--progress-file"):
+    for name in ("--spec", "--data", "--out", "--progress-file", "--checkpoint-dir"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     if args.describe:

@@ -2,7 +2,9 @@
 
 What it does stands in the job's `hyper`: `progress` (lines to write), `say` (text for stderr), `wait_for`
 (a file that it waits for), `grandchild` (a file to write the pid of a process into, which it starts),
-`on_term` ("ignore", "finish", or the exit code; default 75), `exit` (default 0), `pid` (a file for its own).
+`on_term` ("ignore", "finish", or the exit code; default 75), `exit` (default 0), `pid` (a file for its own),
+`found` (a file that gets the names it finds in its folder for checkpoints, a line each start), `save` (a name
+to write there).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ DESCRIPTION = {
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--describe", action="store_true")
-    for name in ("--spec", "--data", "--out", "--progress-file"):
+    for name in ("--spec", "--data", "--out", "--progress-file", "--checkpoint-dir"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     if args.describe:
@@ -36,6 +38,11 @@ def main() -> int:
         return 0
     do: dict[str, Any] = json.loads(args.spec.read_text())["hyper"]
     asked = _take_sigterm(do.get("on_term", 75))
+    if "found" in do:
+        with Path(do["found"]).open("a") as found:
+            found.write(",".join(sorted(path.name for path in args.checkpoint_dir.iterdir())) + "\n")
+    if "save" in do:
+        (args.checkpoint_dir / do["save"]).write_text("half way")
     if "grandchild" in do:
         child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
         _write(Path(do["grandchild"]), str(child.pid))

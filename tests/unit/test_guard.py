@@ -489,3 +489,19 @@ def test_at_most_so_many_metrics_travel() -> None:
     reader = ProgressReader()
     reader.feed(json.dumps({"event": "result", "metric": {f"m{n}": n for n in range(500)}}).encode() + b"\n")
     assert len(reader.metrics) == 32
+
+
+def test_intervals_are_metrics_too_but_never_ride_on_a_heartbeat() -> None:
+    reader = ProgressReader()
+    metric = {
+        "auc": 0.9,
+        "auc_ci95": [0.8, 1],
+        "one": [1],
+        "three": [1, 2, 3],
+        "odd": ["a", 1],
+        "far": [0, 1e999],
+    }
+    reader.feed(json.dumps({"event": "result", "metric": metric}).encode() + b"\n")
+    assert reader.metrics == {"auc": 0.9, "auc_ci95": [0.8, 1.0]}
+    assert reader.latest is not None
+    assert reader.latest.metric == {"auc": 0.9}

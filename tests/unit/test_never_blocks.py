@@ -85,6 +85,16 @@ def _complete(receiver: LiveReceiver) -> list[Answer]:
     ]
 
 
+def _verify(receiver: LiveReceiver) -> list[Answer]:
+    job_id = claimed(receiver)
+    return [
+        receiver.worker("PUT", f"/v1/model/{job_id}", BUNDLE, **{"X-Content-SHA256": DIGEST}),
+        receiver.worker("POST", f"/v1/job/{job_id}/complete", {"artifact_id": DIGEST}),
+        receiver.operator(f"/v1/job/{job_id}/verify"),
+        receiver.send("GET", "/v1/jobs?kind=shadow"),
+    ]
+
+
 def _verb(name: str, body: dict[str, str]) -> Callable[[LiveReceiver], list[Answer]]:
     return lambda receiver: [receiver.worker("POST", f"/v1/job/{claimed(receiver)}/{name}", body)]
 
@@ -115,11 +125,13 @@ ACTS: dict[tuple[str, str], Callable[[LiveReceiver], list[Answer]]] = {
     ("GET", "/v1/job/{id}"): _get("/v1/job/JOB"),
     ("GET", "/v1/job/{id}/eligibility"): _get("/v1/job/JOB/eligibility"),
     ("GET", "/v1/model/{id}"): _complete,
+    ("GET", "/v1/models"): _get("/v1/models"),
     ("GET", "/v1/workers"): _get("/v1/workers"),
     ("GET", "/v1/health"): _get("/v1/health"),
     ("GET", "/openapi.json"): _get("/openapi.json"),
     ("POST", "/v1/job/{id}/cancel"): _operate("/v1/job/JOB/cancel"),
     ("POST", "/v1/job/{id}/requeue"): _operate("/v1/job/JOB/requeue", {"force": True}),
+    ("POST", "/v1/job/{id}/verify"): _verify,
     ("POST", "/v1/manifest/reload"): _operate("/v1/manifest/reload"),
     ("POST", "/v1/host/{name}/drain"): _operate("/v1/host/a/drain", {"reason": "x"}),
     ("POST", "/v1/host/{name}/undrain"): _operate("/v1/host/a/undrain"),

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from training.fleet.manifest import load
 
 ROOT = Path(__file__).resolve().parents[2]
+LOCKS = sorted(path.name for path in (ROOT / "requirements").glob("*.txt"))
 UNITS = sorted((ROOT / "etc").glob("*.service"))
 PUBLIC_MODULES = (
     "training.fleet.receiver",
@@ -116,34 +118,51 @@ def test_files_that_the_contributing_table_names_exist() -> None:
     assert [name for name in named if not list(ROOT.glob(name.rstrip("/")))] == []
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+@pytest.mark.parametrize("name", LOCKS)
 def test_every_locked_package_has_a_version_and_hashes(name: str) -> None:
-    entries = re.split(r"\n(?=[a-z])", (ROOT / "requirements" / name).read_text(encoding="utf-8").strip())
+    entries = re.split(r"\n(?=[a-z])", locked_text(name).strip())
     loose = [
         entry.splitlines()[0]
         for entry in entries
         if not re.match(r"[a-z0-9.-]+==\S+", entry) or "--hash=sha256:" not in entry
     ]
-    assert len(entries) > 10
+    assert entries[0]
     assert loose == []
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "source.txt"])
+@pytest.mark.parametrize("name", LOCKS)
 def test_locked_packages_name_no_index_and_no_folder(name: str) -> None:
-    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
+    text = locked_text(name)
     assert re.findall(r"(?m)^\s*-(?!-hash=)\S+|\S+://\S+|file:\S*", text) == []
 
 
-def test_both_locks_agree_on_versions() -> None:
-    run, dev = (
-        dict(
-            re.findall(
-                r"(?m)^([a-z0-9.-]+)==(\S+)", (ROOT / "requirements" / name).read_text(encoding="utf-8")
-            )
-        )
-        for name in ("run.txt", "dev.txt")
-    )
-    assert {name: version for name, version in run.items() if dev.get(name) != version} == {}
+@pytest.mark.parametrize("name", ["run.txt", "torch.txt"])
+def test_locks_of_one_environment_agree_on_versions(name: str) -> None:
+    dev, other = locked_versions("dev.txt"), locked_versions(name)
+    assert {
+        package: other[package] for package in other.keys() & dev.keys() if other[package] != dev[package]
+    } == {}
+
+
+def test_the_tests_run_on_every_package_that_users_run() -> None:
+    assert locked_versions("run.txt").keys() - locked_versions("dev.txt").keys() == set()
+
+
+def test_public_data_comes_from_the_wheel_that_the_benchmark_compares_with() -> None:
+    assert locked_versions("public-data.txt").items() <= locked_versions("bench.txt").items()
+
+
+def test_torch_is_in_no_lock() -> None:
+    """The right build depends on the host's GPU, so its owner picks it."""
+    assert [name for name in LOCKS if "torch" in locked_versions(name)] == []
+
+
+def locked_text(name: str) -> str:
+    return (ROOT / "requirements" / name).read_text(encoding="utf-8")
+
+
+def locked_versions(name: str) -> dict[str, str]:
+    return dict(re.findall(r"(?m)^([a-z0-9.-]+)==(\S+)", locked_text(name)))
 
 
 def test_the_receiver_and_the_worker_have_a_unit() -> None:
@@ -197,3 +216,20 @@ def _unit(path: Path) -> configparser.ConfigParser:
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
     parser.read_string(path.read_text(encoding="utf-8"))
     return parser
+
+
+def test_each_marker_is_left_out_of_the_quick_suite_and_run_by_another_target() -> None:
+    settings = tomllib.loads(texts()["pyproject.toml"])["tool"]["pytest"]["ini_options"]
+    markers = {marker.partition(":")[0] for marker in settings["markers"]}
+    quick = settings["addopts"][settings["addopts"].index("-m") + 1]
+    assert set(re.findall(r"not (\w+)", quick)) == markers
+    (whole,) = re.findall(r'-m "\((.*)\) and not faults"', texts()["Makefile"])
+    assert set(whole.split(" or ")) | {"faults"} == markers
+
+
+def test_a_set_that_set_up_does_not_know_is_refused_with_those_it_knows() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "setup.sh", "everything"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "'everything' is no set; expected run, dev, full, all or bench" in done.stderr

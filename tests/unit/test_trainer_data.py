@@ -18,9 +18,10 @@ from tests.factories.episodes import (
     write_episode,
 )
 from training.trainer.channels import Signal, counter_rates, relative_series, signed_log, visible
-from training.trainer.data import cut_windows, digest_of, load_episodes, window_feature_names
+from training.trainer.data import digest_of, load_episodes
 from training.trainer.errors import BadData, MissingData, Preempted
 from training.trainer.features import STATISTICS, feature_names, summarise, varying_columns
+from training.trainer.windows import cut_windows, window_feature_names
 
 SUSPICIOUS = Recipe("lab-a", "rewrite", variant=1, suspicious=True)
 REALISTIC_NAMES = ("block.write_bytes", "sys.cpu.user", "sys.mem.free")
@@ -137,7 +138,8 @@ def test_windows_mostly_in_the_baseline_are_not_active(tmp_path: Path) -> None:
 
 
 def test_windows_of_some_episodes_keep_their_episode_number(tmp_path: Path) -> None:
-    windows = cut_windows(load_episodes(write_dataset(tmp_path), "realistic"), 4, 1).of([3, 5])
+    windows = cut_windows(load_episodes(write_dataset(tmp_path), "realistic"), 4, 1)
+    windows = windows.take(np.flatnonzero(np.isin(windows.episode, [3, 5])))
     assert set(windows.episode.tolist()) == {3, 5}
     assert len(windows) == 24
 

@@ -113,7 +113,7 @@ def test_a_lease_file_that_cannot_be_read_just_now_costs_no_result(bench: Bench)
     (bench.state.leases / "x.json").mkdir()  # whatever the system: reading it is an OSError
     (bench.state.spool / "x.tar.zst").write_bytes(b"a result")
     with pytest.raises(OSError, match=r"x\.json"):
-        recover(bench.state)
+        recover(bench.state, bench.clock.wall_s())
     assert bench.leftovers() == ["leases/x.json", "spool/x.tar.zst"]
 
 
@@ -164,7 +164,7 @@ def test_the_lease_file_is_the_last_thing_to_go(
     record = left_behind(bench, "gbt-done", None)
     monkeypatch.setattr(failpoints, "_armed", Armed(place, "broken", 1))
     with pytest.raises(OSError, match=place):
-        bench.state.drop(record)
+        bench.state.drop(record, keeps_checkpoint=False)
     assert bench.state.records() == ([record], [])
 
 

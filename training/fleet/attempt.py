@@ -49,6 +49,11 @@ STOPPING = ReleaseRequest("the worker was stopped")
 class LeaseLost(Exception):
     """The lease has ended: whatever was being done for it is of no use."""
 
+    def __init__(self, reason: str, job_status: object = None) -> None:
+        super().__init__(reason)
+        self.job_status = job_status
+        """Of the job, as the receiver told it; None when it did not."""
+
 
 class Unpacked(Exception):
     """The training has succeeded, and this worker stops before there was room to pack it: the next one will."""
@@ -145,7 +150,7 @@ class Attempt:
 
     def _check(self) -> None:
         if self._keeper.lost is not None:
-            raise LeaseLost(self._keeper.lost)
+            raise LeaseLost(self._keeper.lost, self._keeper.lost_job_status)
         if self._tools.stop.requested:
             raise _Stopping
 
@@ -212,16 +217,18 @@ class Attempt:
     # -- trainer -------------------------------------------------------------------------------------
 
     def _prepare(self, data: Path) -> TrainerCommand:
-        """Lay out the working folder: job.json, out/, progress.jsonl."""
+        """Lay out the working folder (job.json, out/, progress.jsonl) and the job's folder for checkpoints."""
         shutil.rmtree(self._folder, ignore_errors=True)
         out, progress = self._folder / "out", self._folder / "progress.jsonl"
         out.mkdir(parents=True)
         spec = self._folder / "job.json"
         spec.write_text(json.dumps(self._answer.spec, indent=1, sort_keys=True), "utf-8")
+        kept = self._tools.state.checkpoints.prepare(self._record.job_id, is_resumed=self._answer.resume)
         argv = [sys.executable, "-m", self._tools.trainer_module, "--spec", str(spec), "--data", str(data)]
+        argv += ["--out", str(out), "--progress-file", str(progress), "--checkpoint-dir", str(kept)]
         failpoint("worker.folder_prepared")
         return TrainerCommand(
-            argv=[*argv, "--out", str(out), "--progress-file", str(progress)],
+            argv=argv,
             progress_file=str(progress),
             mark=self._tools.state.mark(self._record),
             cwd=str(CODE_ROOT),
@@ -270,7 +277,7 @@ class Attempt:
                 self._keeper.progress = run.progress
                 run.confirm(self._keeper.deadline_s)
                 if self._keeper.lost is not None:
-                    raise LeaseLost(self._keeper.lost)
+                    raise LeaseLost(self._keeper.lost, self._keeper.lost_job_status)
                 if tools.stop.requested and not was_asked:
                     was_asked = True
                     run.terminate()
@@ -361,7 +368,7 @@ class Attempt:
                         reason=str(error),
                     )
             if self._keeper.lost is not None:
-                raise LeaseLost(self._keeper.lost)
+                raise LeaseLost(self._keeper.lost, self._keeper.lost_job_status)
             self._tools.stop.wait(backoff_s(failures, self._tools.random01()))
             failures += 1
 

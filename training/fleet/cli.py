@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     epilog = (
         "A JOB is a job's name, its id, or at least 4 characters of the id.\n\n"
         f"environment:\n  {URL_VARIABLE:<22} where the receiver is (default {DEFAULT_URL})\n"
-        f"  {TOKEN_VARIABLE:<22} needed by cancel, requeue, reload, drain and undrain\n\nexit codes:\n{codes}"
+        f"  {TOKEN_VARIABLE:<22} needed by cancel, requeue, verify, reload, drain and undrain\n\nexit codes:\n{codes}"
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb("show", "all that is known of one job").add_argument("job", metavar="JOB")
     verb("workers", "what each host can do, and where that differs from the manifest")
+    verb("models", "what was trained, best first: measures, intervals, and the gap between the modes")
     why = verb("why", "why a job does not run, or with --host why a host is idle")
     why.add_argument("job", metavar="JOB", nargs="?")
     why.add_argument("--host", help="judge every job on this host instead")
@@ -80,6 +81,14 @@ def parser() -> argparse.ArgumentParser:
     drain.add_argument("host", metavar="HOST")
     drain.add_argument("--reason", default="", metavar="TEXT", help="why; shown wherever the host is")
     verb("undrain", "give a drained host jobs again").add_argument("host", metavar="HOST")
+    verify = verb("verify", "train a completed job once more, and compare what comes out with its artifact")
+    verify.add_argument("job", metavar="JOB")
+    verify.add_argument(
+        "--no-wait", action="store_true", help="only start it; the same command waits for it later"
+    )
+    verify.add_argument(
+        "--again", action="store_true", help="start another one, also when one has ended already"
+    )
     verb("reload", "read the manifest again; a faulty one changes nothing")
     pull = verb("pull", "download a trained model, verify it and unpack it")
     pull.add_argument("what", metavar="JOB|ARTIFACT")

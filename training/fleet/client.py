@@ -164,6 +164,10 @@ class FleetClient:
         query = "" if status is None else "?" + urlencode({"status": status})
         return self._rows(f"/v1/jobs{query}", "jobs")
 
+    def shadows(self) -> list[dict[str, Any]]:
+        """All verification runs; none at a receiver that does not know them."""
+        return [row for row in self._rows("/v1/jobs?kind=shadow", "jobs") if row.get("kind") == "shadow"]
+
     def job(self, job_id: str) -> dict[str, Any]:
         """One job with its attempts and audit rows."""
         path = _job_path(job_id)
@@ -171,6 +175,14 @@ class FleetClient:
         if not isinstance(job, dict):
             raise Unreachable(f"{self._transport.where('GET', path)} was answered without a job")
         return job
+
+    def models(self) -> dict[str, Any]:
+        """The completed jobs in comparable groups."""
+        path = "/v1/models"
+        found = self._get(path)
+        if not isinstance(found.get("groups"), list):
+            raise Unreachable(f"{self._transport.where('GET', path)} was answered without groups")
+        return found
 
     def eligibility(self, job_id: str) -> dict[str, Any]:
         """Host by host, why the job may or may not run there."""
@@ -197,6 +209,10 @@ class FleetClient:
     def requeue(self, job_id: str, *, force: bool = False) -> dict[str, Any]:
         """Put the job back in line; a completed one only with `force`."""
         return self._post(f"{_job_path(job_id)}/requeue", {"force": force}, self._operator)
+
+    def verify(self, job_id: str) -> dict[str, Any]:
+        """Let a completed job be trained once more, to compare; the answer names the run and the hosts for it."""
+        return self._post(f"{_job_path(job_id)}/verify", {}, self._operator)
 
     def reload(self) -> dict[str, Any]:
         """Make the receiver read its manifest again."""
@@ -280,4 +296,5 @@ def _claim_answer(answer: Mapping[str, Any], where: str) -> ClaimAnswer:
         heartbeat_s=float(answer["heartbeat_s"]),
         dataset_id=dataset_id,
         lease_token=token,
+        resume=answer.get("resume") is True,
     )

@@ -18,6 +18,7 @@ from cis490.clock import Clock
 from cis490.digest import sha256_file
 from cis490.failpoints import failpoint
 from cis490.logs import event
+from training.fleet.checkpoint_folders import is_kept_after, is_kept_without_lease
 from training.fleet.client import FleetError, Refused, backoff_s, retry_reason
 from training.fleet.stopping import Stop
 from training.fleet.wire import CompleteRequest, FailRequest
@@ -172,11 +173,12 @@ class Delivery:
                 )
             case _:
                 event(logger, "job.released", job=record.name)
-        self._state.drop(record)
+        self._state.drop(record, keeps_checkpoint=is_kept_after(record.ending))
 
     def _gone(self, record: LeaseRecord, error: FleetError) -> Settled:
         event(logger, "job.not_wanted", level=logging.WARNING, job=record.name, reason=str(error))
-        self._state.drop(record)
+        told = error.body.get("job_status") if isinstance(error, Refused) else None
+        self._state.drop(record, keeps_checkpoint=is_kept_without_lease(told))
         return "gone"
 
     def _park(self, record: LeaseRecord, error: FleetError) -> Settled:

@@ -58,6 +58,11 @@ class Learned:
     more_ram_than_gib: float = 0.0
     wait_for_host: str = ""
 
+    @property
+    def is_released(self) -> bool:
+        """Did the last attempt give the job back unharmed, so that a checkpoint of it may be gone on from?"""
+        return bool(self.wait_for_host)
+
 
 @dataclass(frozen=True, slots=True)
 class HostView:
@@ -266,6 +271,12 @@ def _better(requirement: Requirement, host: HostView, rivals: Rivals) -> tuple[t
 
 def _other(names: tuple[str, ...], host: HostView) -> bool:
     return any(name != host.name for name in names)
+
+
+def policy_allows(requirement: Requirement, name: str, spec: HostSpec | None, rules: Rules) -> bool:
+    """May this host have the job as far as the manifest is concerned, whatever it can do?"""
+    own = _policy_checks(requirement, HostView(name, spec))
+    return admission(name, spec, rules).ok and all(check.ok for check in own)
 
 
 def _policy_checks(requirement: Requirement, host: HostView) -> Iterator[Check]:

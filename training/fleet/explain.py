@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def job_checks(row: JobRow) -> tuple[Check, ...]:
     """What keeps a job from being handed out to anybody."""
     pending = row.status == "pending"
+    again = f"cis490-jobs verify {(row.of_job_id or '')[:12]} --again" if row.is_shadow else ""
     hints = {
         "cancelled": f"cis490-jobs requeue {row.name}",
         "failed": f"cis490-jobs requeue {row.name}",
@@ -27,7 +28,7 @@ def job_checks(row: JobRow) -> tuple[Check, ...]:
     return (
         Check(
             "pending", pending, "pending", row.status, "" if pending else f"the job is {row.status}",
-            hints.get(row.status, ""),
+            again or hints.get(row.status, ""),
         ),
         Check(
             "in_manifest", not row.held, "in the manifest", "no longer there" if row.held else "in the manifest",

@@ -20,6 +20,7 @@ from training.fleet import guard_wire
 from training.fleet.guard_rules import EndReason
 from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd
 from training.fleet.outcome import ProgressReader, RunResult, result_of
+from training.fleet.types import Figure
 from training.fleet.wire import Progress
 
 __all__ = ["CannotStart", "GuardLost", "GuardedRun", "RunState", "kill_marked", "metrics_in"]
@@ -220,7 +221,7 @@ class _ProgressFile:
             self.reader.feed(data)
 
 
-def metrics_in(progress_file: Path) -> Mapping[str, float]:
+def metrics_in(progress_file: Path) -> Mapping[str, Figure]:
     """What a finished trainer reported in its progress file; empty without one."""
     found = _ProgressFile(str(progress_file))
     found.read()

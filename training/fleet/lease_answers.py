@@ -24,4 +24,5 @@ async def lease_answer(
         return answer({"ok": True, **(extra or {})})
     if done.http_status == 410 and not await app.write(lambda: app.queue.is_admitted(host)):
         raise Problem(403, f"host {host} is not admitted by the manifest in force")
-    raise Problem(done.http_status, done.reason, reason=done.reason)
+    told = {} if done.row is None else {"job_status": done.row.status}
+    raise Problem(done.http_status, done.reason, reason=done.reason, **told)

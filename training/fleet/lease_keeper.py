@@ -37,6 +37,8 @@ class LeaseKeeper:
         self.progress: Progress | None = None
         self.lost: str | None = None
         """The receiver's reason once the lease has ended; the trainer must then be ended too."""
+        self.lost_job_status: object = None
+        """What the receiver then told of the job's status."""
         self.deadline_s = granted_s + record.lease_s
         """Until when the lease holds for certain: counted from the *sending* of what was confirmed last."""
         self._heart = heart
@@ -64,6 +66,7 @@ class LeaseKeeper:
         try:
             lease_s = self._heart.heartbeat(record.job_id, record.token, self.progress)
         except LeaseGone as gone:
+            self.lost_job_status = gone.body.get("job_status")
             self.lost = gone.reason
         except FleetError as error:
             self._failures += 1

@@ -27,6 +27,7 @@ from training.fleet.types import (
     TrainerPolicy,
     UnknownHosts,
 )
+from training.trainer.registry import load_plugins
 
 __all__ = [
     "Fault",
@@ -74,6 +75,7 @@ def canonical_path() -> Path:
 
 def load(path: str | os.PathLike[str]) -> Manifest:
     """The manifest in a file. Raises TrainingManifestError, also for a file that is not there."""
+    load_plugins()  # a job may be of a model that another package offers
     where = os.fspath(path)
     return _judged(_read(Path(path)), where, Path(path).parent)
 

@@ -11,7 +11,6 @@ from training.fleet.manifest_table import NAME_RULE, Table
 from training.fleet.types import Capability, Gpu, HostSpec
 from training.trainer.options import MODELS
 
-_MODELS = tuple(MODELS)
 HOST_KEYS = ("name", "allow_jobs", "deny_jobs", "slots", "force", "capability")
 CAPABILITY_KEYS = tuple(field.name for field in fields(Capability))
 GPU_KEYS = tuple(field.name for field in fields(Gpu))
@@ -78,8 +77,8 @@ def _read_host(table: Table, name: str) -> HostSpec:
     keys = [key for key in HOST_KEYS if key in table.values]
     return HostSpec(
         name=name,
-        allow_jobs=table.names("allow_jobs", _MODELS),
-        deny_jobs=table.names("deny_jobs", _MODELS),
+        allow_jobs=table.names("allow_jobs", tuple(MODELS)),
+        deny_jobs=table.names("deny_jobs", tuple(MODELS)),
         capability=_read_capability(table.table("capability")),
         force=table.truth("force", False),
         slots=table.whole("slots", None, 1, MAX_SLOTS, hint=_NO_SLOTS_HINT),
@@ -113,7 +112,7 @@ def _read_capability(table: Table | None) -> Capability:
         torch_version=table.text("torch_version", None),
         python_version=table.text("python_version", None),
         git_commit=table.text("git_commit", None),
-        models=list(table.names("models", _MODELS)) if "models" in table.values else None,
+        models=list(table.names("models", tuple(MODELS))) if "models" in table.values else None,
         trainer_digest=table.text("trainer_digest", None),
     )
     if table.sound:

@@ -14,9 +14,11 @@ MOST_CANDIDATES = 10
 class NotNamed(Exception):
     """The word names nothing, or more than one thing. `lines` say what it may have meant."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, candidates: int = 0) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+        self.candidates = candidates
+        """How many things it may name."""
 
 
 def find_job(jobs: Sequence[Row], word: str) -> Row:
@@ -38,7 +40,12 @@ def find_job(jobs: Sequence[Row], word: str) -> Row:
         for job in found[:MOST_CANDIDATES]
     ]
     more = [f"    and {len(found) - MOST_CANDIDATES} more"] if len(found) > MOST_CANDIDATES else []
-    raise NotNamed(f'"{safe(word)}" may mean any of {len(found)} jobs; give more of the id:', *listed, *more)
+    raise NotNamed(
+        f'"{safe(word)}" may mean any of {len(found)} jobs; give more of the id:',
+        *listed,
+        *more,
+        candidates=len(found),
+    )
 
 
 def unknown(kind: str, word: str, names: Iterable[str], command: str) -> NotNamed:

@@ -16,7 +16,7 @@ from typing import Any
 
 from training.fleet.guard_rules import EndReason
 from training.fleet.guard_wire import TrainerEnd
-from training.fleet.types import FailClass
+from training.fleet.types import FailClass, Figure
 from training.fleet.wire import MAX_ERROR_CHARS, FailRequest, Progress
 
 FAIL_CLASS_OF: Mapping[int, FailClass] = {
@@ -37,7 +37,7 @@ _FAIL_CLASS_OF_END: Mapping[EndReason, FailClass] = {
     "frozen": "preempted",
 }
 
-MAX_LINE_CHARS = 500
+MAX_LINE_CHARS = 2000
 MAX_METRICS = 32
 _STDERR_CHARS = MAX_ERROR_CHARS - 2 * MAX_LINE_CHARS
 _SIGKILL = 9  # absent from `signal` on Windows
@@ -50,7 +50,7 @@ _MARKERS = re.compile(r"\s*[~^]+\s*")
 class RunResult(TrainerEnd):
     """How a trainer ended, with what it reported itself; `stderr` is cleaned of what a terminal would obey."""
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Figure] = field(default_factory=dict)
     """Of the trainer's `result` line."""
 
     @property
@@ -59,7 +59,7 @@ class RunResult(TrainerEnd):
         return self.exit_code == 0 and self.ended_by in (None, "asked")
 
 
-def result_of(end: TrainerEnd, metrics: Mapping[str, float]) -> RunResult:
+def result_of(end: TrainerEnd, metrics: Mapping[str, Figure]) -> RunResult:
     """What the guard saw, and what the trainer itself reported."""
     seen = {one.name: getattr(end, one.name) for one in fields(end)}
     return RunResult(**seen | {"stderr": clean(end.stderr.encode("utf-8", "replace"))}, metrics=metrics)
@@ -137,7 +137,7 @@ class ProgressReader:
 
     def __init__(self) -> None:
         self.latest: Progress | None = None
-        self.metrics: Mapping[str, float] = {}
+        self.metrics: Mapping[str, Figure] = {}
         """Of the `result` line."""
         self._rest = b""
 
@@ -168,7 +168,7 @@ class ProgressReader:
             metric=_metrics(value.get("metric")),
         )
         if progress.event == "result":
-            self.metrics = progress.metric
+            self.metrics = _figures(value.get("metric"))
         if progress.event == "start" or progress.step is not None or progress.event == "result":
             if progress.unit is None and self.latest is not None:  # told once, in the first line
                 unit = self.latest.unit
@@ -211,3 +211,19 @@ def _metrics(value: object) -> dict[str, float]:
         return {}
     numbers = ((_text(str(key), 64), _number(found)) for key, found in value.items())
     return dict([(key, found) for key, found in numbers if found is not None][:MAX_METRICS])
+
+
+def _figures(value: object) -> dict[str, Figure]:
+    """As `_metrics`, with the intervals: pairs of numbers."""
+    if not isinstance(value, dict):
+        return {}
+    found = {_text(str(key), 64): _figure(one) for key, one in value.items()}
+    return dict([(key, one) for key, one in found.items() if one is not None][:MAX_METRICS])
+
+
+def _figure(value: object) -> Figure | None:
+    if not isinstance(value, list):
+        return _number(value)
+    ends = [_number(one) for one in value[:3]]
+    known = [one for one in ends if one is not None]
+    return known if len(ends) == len(known) == 2 else None

@@ -14,9 +14,10 @@ from training.fleet import naming
 from training.fleet.bundle import BundleError, extract
 from training.fleet.client import FleetClient
 from training.fleet.tables import Row, row_of, size, text_of
+from training.trainer.options import LEAKY_RECIPES
 
 NAMELESS = "artifact"
-METRICS_FILE = "metrics.json"
+METRICS_FILE, CONFIG_FILE = "metrics.json", "config.json"
 MAX_METRICS_BYTES = 1024 * 1024
 MOST_METRICS = 20
 EVERY_S = 10.0
@@ -26,6 +27,10 @@ REDRAW_S = 0.2
 
 class PullError(Exception):
     """The artifact is not in the folder; nothing was left behind. The message says what to do."""
+
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes so far, bytes in all)."""
 
 
 class ProgressLine:
@@ -73,9 +78,18 @@ def artifact_of(jobs: Sequence[Row], word: str) -> tuple[str, str]:
 
 
 def pull(
-    client: FleetClient, artifact: str, folder: Path, progress: ProgressLine
+    client: FleetClient, artifact: str, folder: Path, progress: Progress
 ) -> tuple[dict[str, int], dict[str, object]]:
     """Leave the artifact's files in the new `folder`; returns their sizes in bytes and the headline metrics.
+
+    Raises as `fetch` does.
+    """
+    names = fetch(client, artifact, folder, progress)
+    return {name: (folder / name).stat().st_size for name in names}, headline(folder / METRICS_FILE)
+
+
+def fetch(client: FleetClient, artifact: str, folder: Path, progress: Progress) -> list[str]:
+    """Leave the artifact's files in the new `folder`; returns their names.
 
     Raises PullError when the folder is in use, the bytes are not the artifact's or the archive is bad;
     what the client raises passes through. Whatever goes wrong, `folder` holds all files or none.
@@ -88,20 +102,21 @@ def pull(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cis490-pull-", dir=folder.parent) as work:
             archive = Path(work) / "bundle.tar.zst"
-            _fetch(client, artifact, archive, progress)
-            names = extract(archive, folder)
-        return {name: (folder / name).stat().st_size for name in names}, headline(folder / METRICS_FILE)
+            _download(client, artifact, archive, progress)
+            return list(extract(archive, folder))
     except BundleError as fault:
         raise PullError(f"artifact {artifact[:12]} cannot be unpacked: {fault}") from fault
     except OSError as fault:
         raise PullError(f"{folder} cannot be written: {fault}") from fault
 
 
-def _fetch(client: FleetClient, artifact: str, archive: Path, progress: ProgressLine) -> None:
+def _download(client: FleetClient, artifact: str, archive: Path, progress: Progress) -> None:
     try:
         size_bytes = client.download_model(artifact, archive, progress)
     finally:
-        progress.close()
+        close = getattr(progress, "close", None)
+        if close is not None:
+            close()
     found = sha256_file(archive)
     if found != artifact:
         raise PullError(
@@ -122,6 +137,15 @@ def headline(path: Path) -> dict[str, object]:
     side = row_of(found, "test") or found
     figures = {key: value for key, value in side.items() if value is None or _is_figure(value)}
     return dict(list(figures.items())[:MOST_METRICS])
+
+
+def is_leaky(folder: Path) -> bool:
+    """Does the artifact's configuration say that its split shows the model what it is tested on?"""
+    try:
+        config: object = json.loads((folder / CONFIG_FILE).read_bytes()[:MAX_METRICS_BYTES])
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("split_recipe") in LEAKY_RECIPES
 
 
 def _is_figure(value: object) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cis490.failpoints import failpoint
-from training.fleet import catalog, eligibility, explain, rows
+from training.fleet import catalog, eligibility, explain, rows, shadows
 from training.fleet.budgets import HOST_FAULTS
 from training.fleet.eligibility import HostView, Learned, Rules
 from training.fleet.leases import LiveLease
@@ -27,7 +27,17 @@ from training.fleet.matching import Head
 from training.fleet.queue_state import QueueState
 from training.fleet.rows import AttemptEnd, AttemptRow, JobRow, Outcome
 from training.fleet.specs import Reference
-from training.fleet.types import Capability, DatasetPin, FailClass, HostSpec, Manifest, Policy, Status
+from training.fleet.types import (
+    Capability,
+    DatasetPin,
+    FailClass,
+    Figure,
+    HostSpec,
+    Manifest,
+    Policy,
+    RowKind,
+    Status,
+)
 from training.fleet.wire import MAX_ERROR_CHARS, Progress
 
 __all__ = ["FROM_MANIFEST", "Claim", "JobQueue", "QueueUnavailable"]
@@ -207,7 +217,7 @@ class JobQueue(QueueState):
         *,
         artifact_id: str,
         token: str | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, Figure] | None = None,
         require_upload: bool = False,
         usage: Mapping[str, float | None] | None = None,
     ) -> Outcome:
@@ -272,6 +282,10 @@ class JobQueue(QueueState):
             if not isinstance(decision, Move):
                 return _refused(row, decision, job_id)
             assert row is not None and attempt is not None
+            if (
+                host in self.matcher.seen
+            ):  # it is there: after an absence too, a job that waits for it does so now
+                self.saw(host, None)
             self.end_attempt(row, AttemptEnd("released", error=reason[-MAX_ERROR_CHARS:] or None))
             new = self.put_back(_not_lost(row), decision, replace(row.learned, wait_for_host=host))
             failpoint("queue.half_released")
@@ -338,6 +352,10 @@ class JobQueue(QueueState):
             row = self.row(job_id)
             if row is None:
                 return _unknown(job_id)
+            if (
+                row.is_shadow
+            ):  # what it is compared with may have changed since: `verify` looks, this would not
+                return Outcome(False, row, 409, shadows.no_requeue(row))
             decision = decide(row.phase, "requeue", force=force)
             if not isinstance(decision, Move):
                 return _refused(row, decision, job_id)
@@ -400,15 +418,18 @@ class JobQueue(QueueState):
         found = self.read("job_get", job_id=job_id)
         return self.with_heartbeat(rows.job_row(found[0])) if found else None
 
-    def list_jobs(self, status: Status | None = None, *, limit: int = MAX_LISTED) -> list[JobRow]:
-        """Jobs by priority, then age."""
+    def list_jobs(
+        self, status: Status | None = None, *, kind: RowKind = "job", limit: int = MAX_LISTED
+    ) -> list[JobRow]:
+        """Jobs, or with `kind` shadow runs, by priority, then age."""
         if status is None:
-            found = self.read("job_list", limit=limit)
+            found = self.read("job_list", kind=kind, limit=limit)
         else:
-            found = self.read("job_list_by_status", status=status, limit=limit)
+            found = self.read("job_list_by_status", kind=kind, status=status, limit=limit)
         return [self.with_heartbeat(rows.job_row(row)) for row in found]
 
     def counts(self) -> dict[str, int]:
+        """Jobs by status; shadow runs are not among them."""
         return {row["status"]: int(row["n"]) for row in self.read("job_counts")}
 
     def attempts(self, job_id: str) -> list[AttemptRow]:
@@ -458,7 +479,8 @@ class JobQueue(QueueState):
         if before.lapsed:  # nobody may come back to that attempt now
             self.end_attempt(before, AttemptEnd("superseded"))
         token = self._new_token() if with_token else None
-        seen, dataset_id = self.matcher.seen[host].capability, self.reference.dataset_id
+        seen = self.matcher.seen[host].capability
+        dataset_id = row.dataset_id if row.is_shadow else self.reference.dataset_id
         self.execute(
             "attempt_add", job_id=row.job_id, epoch=row.epoch, generation=row.generation, host=host, token=token,
             claim_request=claim_request, at=wall, dataset_id=dataset_id,

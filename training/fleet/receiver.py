@@ -48,6 +48,7 @@ from training.fleet.queue import JobQueue
 from training.fleet.routes import ROUTES
 from training.fleet.store import ModelStore
 from training.fleet.types import Manifest
+from training.trainer.registry import load_plugins
 
 log = logging.getLogger(__name__)
 GIB = 1024**3
@@ -284,6 +285,8 @@ def _open(settings: Settings, manifest: Manifest, trainer: str, ballast: Ballast
         except BaseException:
             queue.close()
             raise
+        for fault in load_plugins():
+            event(log, "model.left_out", level=logging.WARNING, reason=fault)
         event(log, "manifest.applied", path=str(settings.manifest), jobs=len(manifest.jobs), **counts)
         return queue
 

@@ -33,6 +33,8 @@ MOST_PROBLEMS = 5
 """Failures of each kind on the status screen (three lines each), so that it stays one screen."""
 MOST_REASONS = 4
 """Reasons why jobs are stuck on it (one to three lines each)."""
+MOST_SHADOWS = 3
+"""Verification runs that the status screen names."""
 BAR_CELLS = 10
 
 
@@ -154,14 +156,21 @@ def message_of(check: Row) -> str:
     return text_of(check, "message") or f"{text_of(check, 'constraint')}: wanted {wanted}, found {found}"
 
 
-def status(view: View, jobs: Sequence[Row], workers: Sequence[Row], stuck: Sequence[Row]) -> list[str]:
-    """`status`: one screen. `stuck` holds the eligibility answers of pending jobs that no host can run."""
+def status(
+    view: View,
+    jobs: Sequence[Row],
+    workers: Sequence[Row],
+    stuck: Sequence[Row],
+    shadows: Sequence[Row] = (),
+) -> list[str]:
+    """`status`: one screen. `stuck` holds the eligibility answers of pending jobs that no host can run, `shadows`
+    the verification runs, which are no jobs and are counted on a line of their own."""
     running = [job for job in jobs if text_of(job, "status") in ACTIVE]
     failed = [job for job in jobs if text_of(job, "status") == "failed"]
     troubled = [job for job in jobs if text_of(job, "status") in ("pending", *ACTIVE) and _has_failed(job)]
     if view.width is None:
-        return _status_tsv(view, jobs, workers, [*running, *failed, *troubled], stuck)
-    out = [_counts_sentence(jobs), ""]
+        return _status_tsv(view, jobs, workers, [*running, *failed, *troubled], stuck, shadows)
+    out = [_counts_sentence(jobs), *_shadow_lines(shadows), ""]
     if workers:
         header, rows = _host_rows(view, workers)
         out += [*table(header, rows, view.columns), ""]
@@ -183,6 +192,23 @@ def _counts_sentence(jobs: Sequence[Row]) -> str:
     counts = {word: sum(text_of(job, "status") == word for job in jobs) for word in STATUSES}
     parts = [f"{count} {state_word(word)}" for word, count in counts.items() if count]
     return f"{len(jobs)} jobs: {', '.join(parts)}" if jobs else "no jobs: the manifest is empty or not loaded"
+
+
+def _shadow_lines(shadows: Sequence[Row]) -> list[str]:
+    """One line when verification runs are on their way; what has ended is of no concern here."""
+    counts = {
+        word: [one for one in shadows if text_of(one, "status") == word] for word in ("pending", *ACTIVE)
+    }
+    parts = [f"{len(found)} {word}" for word, found in counts.items() if found]
+    names = [
+        text_of(one, "name") + (f" on {text_of(one, 'claimed_by')}" if text_of(one, "claimed_by") else "")
+        for found in counts.values()
+        for one in found
+    ]
+    more = ", ..." if len(names) > MOST_SHADOWS else ""
+    return (
+        [f"verification runs: {', '.join(parts)} ({', '.join(names[:MOST_SHADOWS])}{more})"] if parts else []
+    )
 
 
 def _host_state(worker: Row) -> str:
@@ -304,7 +330,12 @@ def _problems(blocks: Sequence[list[str]], more: str) -> list[str]:
 
 
 def _status_tsv(
-    view: View, jobs: Sequence[Row], workers: Sequence[Row], told: Iterable[Row], stuck: Sequence[Row]
+    view: View,
+    jobs: Sequence[Row],
+    workers: Sequence[Row],
+    told: Iterable[Row],
+    stuck: Sequence[Row],
+    shadows: Sequence[Row],
 ) -> list[str]:
     """One table: what the line is about, its name, its state, the detail, the command to type next."""
     rows = [
@@ -327,6 +358,13 @@ def _status_tsv(
     for answer in stuck:
         name = text_of(answer, "name")
         rows.append(["stuck", name, "pending", _stuck_reason(answer), f"cis490-jobs why {name}"])
+    for shadow in shadows:
+        state, where = text_of(shadow, "status"), text_of(shadow, "claimed_by")
+        if state in ("pending", *ACTIVE):
+            name = text_of(shadow, "name")
+            rows.append(
+                ["verification", name, state, f"on {where}" if where else "", f"cis490-jobs show {name}"]
+            )
     return tsv(["WHAT", "NAME", "STATE", "DETAIL", "NEXT"], rows)
 
 

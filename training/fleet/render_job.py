@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from training.fleet.render import (
     ACTIVE,
@@ -16,6 +17,7 @@ from training.fleet.render import (
     state_word,
     tries,
 )
+from training.fleet.render_models import metrics_text
 from training.fleet.tables import (
     GAP,
     Row,
@@ -34,6 +36,9 @@ from training.fleet.tables import (
     tsv,
     words_of,
 )
+
+if TYPE_CHECKING:
+    from training.fleet.verification import Verified
 
 
 def show(view: View, job: Row) -> list[str]:
@@ -83,11 +88,16 @@ def _show_fields(view: View, job: Row) -> list[tuple[str, str]]:
     removed = (
         "no: held until it returns or is cancelled" if job.get("held") else f"line {figure(spec.get('line'))}"
     )
+    if job.get("kind") == "shadow":
+        removed = "no: a verification run"
+    recipe = figure(spec.get("split_recipe")) + (" (leaky)" if job.get("leaky") else "")
+    leaky = "LEAKY, no result to quote: " if job.get("leaky") else ""
     listed = {
         "job id": text_of(job, "job_id"),
+        "verifies": _verifies(job),
         "model": f"{text_of(job, 'model')}, {text_of(job, 'mode')}",
         "hyper": figure(spec.get("hyper")),
-        "split": f"{figure(spec.get('split_recipe'))}, seed {figure(spec.get('seed'))}, train hosts: {trained}",
+        "split": f"{recipe}, seed {figure(spec.get('seed'))}, train hosts: {trained}",
         "needs": "; ".join(_needs(spec)) or "nothing special",
         "limits": f"timeout {_limit(spec, 'timeout_s')}, without progress {_limit(spec, 'stall_s')}",
         "priority": figure(job.get("priority")),
@@ -97,11 +107,17 @@ def _show_fields(view: View, job: Row) -> list[tuple[str, str]]:
         "failures": failures,
         "progress": progress_text(row_of(job, "progress")),
         "last sign": since(view, job),
-        "metrics": figure(row_of(job, "metrics")) if row_of(job, "metrics") else "",
+        "metrics": leaky + metrics_text(row_of(job, "metrics")) if row_of(job, "metrics") else "",
         "artifact": text_of(job, "artifact_id"),
         "stale": ", ".join(words_of(job, "stale")),
     }
     return [(key, value) for key, value in listed.items() if value]
+
+
+def _verifies(job: Row) -> str:
+    if job.get("kind") != "shadow":
+        return ""
+    return f"artifact {text_of(job, 'of_artifact_id')[:12]} of job {text_of(job, 'of_job_id')[:12]}"
 
 
 def _needs(spec: Row) -> list[str]:
@@ -155,10 +171,13 @@ def _audit_row(view: View, event: Row) -> list[str]:
     return [view.ago(number_of(event, "at")), text_of(event, "actor"), text_of(event, "event"), change]
 
 
+_AFTER_SHADOW = {"completed": "", "failed": " --again", "cancelled": " --again"}
 _NEXT_VERB = {"pending": "why", "failed": "requeue", "cancelled": "requeue", "completed": "pull"}
 
 
 def _next_command(job: Row) -> str:
+    if job.get("kind") == "shadow" and text_of(job, "status") in _AFTER_SHADOW:
+        return f"cis490-jobs verify {text_of(job, 'of_job_id')[:12]}{_AFTER_SHADOW[text_of(job, 'status')]}"
     verb = _NEXT_VERB.get(text_of(job, "status"))
     return f"cis490-jobs {verb} {handle(job)}" if verb else "cis490-jobs status"
 
@@ -328,6 +347,8 @@ def cancelled(job: Row) -> list[str]:
     line = f"{handle(job)}: cancelled (was {text_of(job, 'status')})"
     if text_of(job, "status") in ACTIVE:
         line += f"; {text_of(job, 'claimed_by')} stops it at its next heartbeat"
+    if job.get("kind") == "shadow":
+        return [line, f"  another one: cis490-jobs verify {text_of(job, 'of_job_id')[:12]}"]
     return [line, f"  undo: cis490-jobs requeue {text_of(job, 'job_id')[:12]}"]
 
 
@@ -338,6 +359,48 @@ def requeued(job: Row) -> list[str]:
     if was == "completed":
         line += ", as a new generation; the artifacts it has are kept"
     return [line, f"  next: cis490-jobs why {handle(job)}"]
+
+
+def verified(view: View, job: Row, found: Verified) -> list[str]:
+    """After `verify`: the verdict with its figures, or that the run was started."""
+    name, shadow, comparison = text_of(job, "name"), found.shadow, found.comparison
+    run, where = text_of(shadow, "name"), text_of(shadow, "claimed_by")
+    if comparison is None:
+        hosts = f" on {', '.join(map(safe, found.hosts))}" if found.hosts else ""
+        return [
+            f"{run}: trains {name} once more{hosts}, after everything else that waits",
+            f"  next: cis490-jobs verify {name}   (waits for it and compares)",
+        ]
+    figures = [
+        ("job", name),
+        ("verdict", comparison.verdict),
+        ("reason", comparison.reason),
+        ("artifact", text_of(shadow, "of_artifact_id")),
+        ("trained once more", f"{run} on {where}, {view.ago(number_of(shadow, 'completed_at'))}"),
+        ("its artifact", text_of(shadow, "artifact_id")),
+        ("windows", "" if comparison.windows is None else str(comparison.windows)),
+        ("score difference", _difference(comparison.score_difference)),
+        ("metric difference", _difference(comparison.metric_difference, comparison.metric)),
+        ("differing files", ", ".join(map(safe, comparison.differing_files))),
+    ]
+    told = [(key, value) for key, value in figures if value]
+    if view.width is None:
+        return tsv(["FIELD", "VALUE"], [[key, value] for key, value in told])
+    verdict = comparison.verdict.upper() if comparison.verdict == "different" else comparison.verdict
+    out = [f"{name}: {verdict}, {comparison.reason}"]
+    for key, value in told[3:]:
+        lines = textwrap.wrap(value, max(view.columns - 21, 40), break_on_hyphens=False)
+        out += [f"  {key:<18} {lines[0]}", *(f"{'':<21}{line}" for line in lines[1:])]
+    if found.is_earlier:
+        out.append(f"  this run had ended before; another one: cis490-jobs verify {name} --again")
+    return out
+
+
+def _difference(value: float | None, where: str = "") -> str:
+    if value is None:
+        return ""
+    text = "none" if value == 0 else "no number on one side" if value == float("inf") else f"{value:.3g}"
+    return f"at most {text} ({safe(where)})" if where else text
 
 
 def reloaded(answer: Row) -> list[str]:
@@ -366,11 +429,15 @@ def undrained(answer: Row) -> list[str]:
     return [f"{host}: takes jobs again", f"  next: cis490-jobs why --host {host}"]
 
 
-def pulled(view: View, artifact: str, folder: str, files: Mapping[str, int], metrics: Row) -> list[str]:
-    """After `pull`: where the files lie, how large they are, and the headline metrics."""
+def pulled(
+    view: View, artifact: str, folder: str, files: Mapping[str, int], metrics: Row, *, leaky: bool = False
+) -> list[str]:
+    """After `pull`: where the files lie, how large they are, and the headline metrics (`leaky`: of a split that
+    shows the model what it is tested on)."""
     if view.width is None:
         rows = [["file", safe(name), str(length)] for name, length in files.items()]
-        rows += [["metric", safe(str(name)), figure(value)] for name, value in metrics.items()]
+        kind = "leaky metric" if leaky else "metric"
+        rows += [[kind, safe(str(name)), figure(value)] for name, value in metrics.items()]
         return tsv(["KIND", "NAME", "VALUE"], [["artifact", artifact, safe(folder)], *rows])
     total = f"{len(files)} {'file' if len(files) == 1 else 'files'}, {size(sum(files.values()))}"
     out = [f"artifact {safe(artifact[:12])} in {safe(folder)} ({total})"]
@@ -379,5 +446,6 @@ def pulled(view: View, artifact: str, folder: str, files: Mapping[str, int], met
     )
     if metrics:
         rows = [[str(name), figure(value)] for name, value in metrics.items()]
-        out += ["", *table(["METRIC", "VALUE"], rows, view.columns, indent="  ")]
+        header = ["METRIC", "VALUE (LEAKY split: no result to quote)" if leaky else "VALUE"]
+        out += ["", *table(header, rows, view.columns, indent="  ")]
     return out

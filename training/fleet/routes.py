@@ -13,14 +13,14 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from cis490.digest import is_digest
 from cis490.logs import event
-from training.fleet import claiming, explain, wire
+from training.fleet import claiming, explain, leaderboard, shadows, wire
 from training.fleet.claiming import Asked
 from training.fleet.coordinator import Coordinator
 from training.fleet.host_routes import drain, undrain
@@ -39,13 +39,14 @@ from training.fleet.lease_answers import coordinator_of, lease_answer
 from training.fleet.manifest import TrainingManifestError
 from training.fleet.queue import Claim
 from training.fleet.rows import Outcome
-from training.fleet.types import STATUSES
+from training.fleet.types import ROW_KINDS, STATUSES
 from training.fleet.upload_routes import upload, upload_offset
 from training.fleet.views import job as job_view
 from training.fleet.views import job_in_full
 
 log = logging.getLogger(__name__)
 ZSTD = "application/zstd"
+Word = TypeVar("Word", bound=str)
 
 
 # -- worker
@@ -91,6 +92,7 @@ def _claimed(app: Coordinator, host: str, found: Claim) -> Response:
             job_id=row.job_id, name=row.name, spec=row.spec, attempts=row.attempts, model=row.model, mode=row.mode,
             hyper=row.spec["hyper"], epoch=row.epoch, lease_s=app.queue.stale_after_s,
             heartbeat_s=app.queue.heartbeat_s, dataset_id=lease.dataset_id, lease_token=lease.token,
+            resume=row.learned.is_released,
         )
     )  # fmt: skip
 
@@ -113,6 +115,9 @@ async def complete(request: Request) -> Response:
     body = await decode(request, wire.CompleteRequest)
     if not is_digest(body.artifact_id):
         raise Problem(400, "artifact_id must be the artifact's sha256: 64 lower-case hexadecimal digits")
+    fault = wire.metrics_fault(body.metrics)
+    if fault is not None:
+        raise Problem(400, fault)
     app = coordinator_of(request)
     done = await app.write(
         lambda: app.queue.complete(
@@ -181,19 +186,27 @@ async def dataset(request: Request) -> Response:
 
 
 async def jobs(request: Request) -> Response:
-    """All jobs, by priority; `?status=` keeps one status."""
-    app, wanted = coordinator_of(request), request.query_params.get("status")
-    status = next((known for known in STATUSES if known == wanted), None)
-    if wanted is not None and status is None:
-        raise Problem(400, f"status={wanted[:40]!r} is none of {', '.join(STATUSES)}")
+    """All jobs, by priority; `?status=` keeps one status, `?kind=shadow` asks for verification runs instead."""
+    app = coordinator_of(request)
+    status, kind = _one_of(request, "status", STATUSES), _one_of(request, "kind", ROW_KINDS) or "job"
 
     def read() -> list[dict[str, Any]]:
         leases = app.queue.live_leases()
         return [
-            job_view(row, leases.get(row.job_id), app.queue.reference) for row in app.queue.list_jobs(status)
+            job_view(row, leases.get(row.job_id), app.queue.reference)
+            for row in app.queue.list_jobs(status, kind=kind)
         ]
 
     return answer({"jobs": await asyncio.to_thread(read)})
+
+
+def _one_of(request: Request, key: str, known: tuple[Word, ...]) -> Word | None:
+    """A word of the query, None when it is not there; 400 for one that is not known."""
+    wanted = request.query_params.get(key)
+    found = next((word for word in known if word == wanted), None)
+    if wanted is not None and found is None:
+        raise Problem(400, f"{key}={wanted[:40]!r} is none of {', '.join(known)}")
+    return found
 
 
 async def job(request: Request) -> Response:
@@ -211,6 +224,16 @@ async def job(request: Request) -> Response:
     if found is None:
         raise Problem(404, f"no job {job_id[:80]}")
     return answer({"job": found})
+
+
+async def models(request: Request) -> Response:
+    """What was trained, grouped by what makes it comparable, with the gap between the modes."""
+    app = coordinator_of(request)
+
+    def read() -> dict[str, Any]:
+        return leaderboard.board(app.queue.list_jobs(), app.queue.reference)
+
+    return answer(await asyncio.to_thread(read))
 
 
 async def eligibility(request: Request) -> Response:
@@ -296,6 +319,19 @@ async def requeue(request: Request) -> Response:
     return _operator_answer(job_id, "requeue", done)
 
 
+async def verify(request: Request) -> Response:
+    """Let a completed job be trained once more, to compare; nothing about the job itself changes."""
+    app, job_id = coordinator_of(request), request.path_params["id"]
+    require_operator(request, app.operator_token)
+    made = await app.write(lambda: shadows.start(app.queue, job_id))
+    if made.row is None:
+        raise Problem(made.http_status, made.reason, ok=False, **made.told)
+    app.changed()
+    shadow = made.row
+    event(log, "job.verify", job_id=job_id[:12], shadow_job_id=shadow.job_id[:12], hosts=",".join(made.hosts))
+    return answer({"ok": True, "shadow_job_id": shadow.job_id, "name": shadow.name, "hosts": made.hosts})
+
+
 def _operator_answer(job_id: str, verb: str, done: Outcome) -> Response:
     if not done:
         raise Problem(done.http_status, done.reason, ok=False)
@@ -345,11 +381,13 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/job/{id}", job, "anyone"),
     Endpoint("GET", "/v1/job/{id}/eligibility", eligibility, "anyone"),
     Endpoint("GET", "/v1/model/{id}", model, "anyone"),
+    Endpoint("GET", "/v1/models", models, "anyone"),
     Endpoint("GET", "/v1/workers", workers, "anyone"),
     Endpoint("GET", "/v1/health", health, "anyone"),
     Endpoint("GET", "/openapi.json", openapi, "anyone"),
     Endpoint("POST", "/v1/job/{id}/cancel", cancel, "operator"),
     Endpoint("POST", "/v1/job/{id}/requeue", requeue, "operator", wire.RequeueRequest),
+    Endpoint("POST", "/v1/job/{id}/verify", verify, "operator"),
     Endpoint("POST", "/v1/manifest/reload", reload, "operator"),
     Endpoint("POST", "/v1/host/{name}/drain", drain, "operator", wire.DrainRequest),
     Endpoint("POST", "/v1/host/{name}/undrain", undrain, "operator"),

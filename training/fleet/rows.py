@@ -13,7 +13,7 @@ import msgspec
 
 from training.fleet.eligibility import Learned
 from training.fleet.lifecycle import AttemptOutcome, Phase, phase_of
-from training.fleet.types import FailClass, Status
+from training.fleet.types import FailClass, Figure, RowKind, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,17 @@ class JobRow:
     completed_at: float | None
     last_error: str | None
     artifact_id: str | None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Figure] = field(default_factory=dict)
     dataset_id: str | None = None
     trainer_digest: str | None = None
+    kind: RowKind = "job"
+    of_job_id: str | None = None
+    """Of a shadow run: the job whose artifact it verifies, and which artifact."""
+    of_artifact_id: str | None = None
+
+    @property
+    def is_shadow(self) -> bool:
+        return self.kind == "shadow"
 
     @property
     def phase(self) -> Phase:

@@ -9,6 +9,7 @@ from typing import Any
 from training.fleet import identity
 from training.fleet.rows import JobRow
 from training.fleet.types import JobSpec
+from training.trainer.options import LEAKY_RECIPES
 
 _TUPLES = ("train_hosts", "allowed_hosts")
 
@@ -33,6 +34,11 @@ def spec_of(raw: Mapping[str, Any]) -> JobSpec:
         keys = ("model", "mode", "hyper", "split_recipe", "train_hosts", "seed")
         known["job_id"] = identity.job_id(**{key: known[key] for key in keys})
     return JobSpec(**known)
+
+
+def is_leaky(row: JobRow) -> bool:
+    """Was it tested on what resembles its training data too much? Then its figures are no results to quote."""
+    return row.spec.get("split_recipe") in LEAKY_RECIPES
 
 
 def stale_of(row: JobRow, reference: Reference) -> list[str]:

@@ -15,11 +15,18 @@ from typing import Any, Literal, get_args
 Status = Literal["pending", "claimed", "running", "completed", "failed", "cancelled"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
+RowKind = Literal["job", "shadow"]
+"""`shadow`: a completed job trained once more, to compare; see `training.fleet.shadows`."""
+ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
+
 FailClass = Literal[
     "program", "bad_config", "bad_data", "missing", "no_cuda", "oom", "timeout", "stalled", "preempted"
 ]
 """Why an attempt failed, as the worker judged it from the trainer's exit code (see `training.fleet.guard`)."""
 FAIL_CLASSES: tuple[FailClass, ...] = get_args(FailClass)
+
+Figure = float | list[float]
+"""A measure, or an interval: its low and its high end."""
 
 OnChange = Literal["keep", "retrain"]
 HyperValue = bool | int | float | str | list[int] | list[float] | list[str]

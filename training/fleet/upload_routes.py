@@ -116,7 +116,7 @@ async def _upload(request: Request, body: Arriving) -> Response:
     result = await app.store.ingest_stream(
         job_id=job_id, model=row.model, mode=row.mode, worker=host, expected_sha256=expected,
         body=body, max_bytes=app.max_artifact_bytes, epoch=row.epoch, generation=row.generation,
-        provenance={"dataset_id": row.dataset_id, "trainer_digest": row.trainer_digest, "spec": row.spec},
+        provenance=_provenance(row),
         offset=piece.offset, is_last=piece.is_last, announced_bytes=piece.size_bytes,
     )  # fmt: skip
     if result.status not in ("stored", "already-present"):
@@ -140,6 +140,18 @@ async def _upload(request: Request, body: Arriving) -> Response:
     if result.status == "already-present":
         return answer({"status": "already-present", "artifact_id": artifact_id})
     return answer({"status": "stored", "artifact_id": artifact_id, "size_bytes": result.size_bytes}, 201)
+
+
+def _provenance(row: JobRow) -> dict[str, object]:
+    """Of what the artifact was made, and of a shadow run: which job and artifact it verifies."""
+    found: dict[str, object] = {
+        "dataset_id": row.dataset_id,
+        "trainer_digest": row.trainer_digest,
+        "spec": row.spec,
+    }
+    if row.is_shadow:
+        found |= {"kind": row.kind, "of_job_id": row.of_job_id, "of_artifact_id": row.of_artifact_id}
+    return found
 
 
 def _record(

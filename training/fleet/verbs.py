@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TextIO
 
-from training.fleet import naming, render, render_job
+from training.fleet import naming, render, render_job, render_models
 from training.fleet.client import FleetClient, FleetError, Refused, Unreachable
 from training.fleet.exits import (
     MANIFEST_FAULTY,
@@ -26,10 +27,14 @@ from training.fleet.exits import (
     UNREACHABLE,
     URL_VARIABLE,
     USAGE,
+    VERIFY_IMPOSSIBLE,
     Stop,
 )
 from training.fleet.render import View
-from training.fleet.tables import Row, safe, safe_lines, text_of
+from training.fleet.tables import Row, rows_of, safe, safe_lines, text_of
+
+if TYPE_CHECKING:
+    from training.fleet.comparison import Comparison
 
 MOST_EXPLAINED = 50
 """Pending jobs that `status` asks about, highest priority first: one request each."""
@@ -47,6 +52,7 @@ class Terminal:
     now_s: Callable[[], float]
     """A clock for durations."""
     columns: int
+    sleep: Callable[[float], None] = time.sleep
 
 
 def own_terminal() -> Terminal:
@@ -73,14 +79,14 @@ class Call:
 
 
 def _status(call: Call) -> int:
-    jobs, workers = call.client.jobs(), call.client.workers()
+    jobs, workers, shadows = call.client.jobs(), call.client.workers(), call.client.shadows()
     waiting = [job for job in jobs if job["status"] == "pending"]
     waiting.sort(key=lambda job: -float(job.get("priority") or 0))
     answers = (call.client.eligibility(job["job_id"]) for job in waiting[:MOST_EXPLAINED])
     stuck = [answer for answer in answers if render.is_stuck(answer)]
     return call.say(
-        {"jobs": jobs, "workers": workers, "stuck": stuck},
-        lambda: render.status(call.view, jobs, workers, stuck),
+        {"jobs": jobs, "workers": workers, "stuck": stuck, "shadows": shadows},
+        lambda: render.status(call.view, jobs, workers, stuck, shadows),
     )
 
 
@@ -99,6 +105,11 @@ def _workers(call: Call) -> int:
     return call.say({"workers": workers}, lambda: render.worker_list(call.view, workers))
 
 
+def _models(call: Call) -> int:
+    answer = call.client.models()
+    return call.say(answer, lambda: render_models.board(call.view, rows_of(answer, "groups")))
+
+
 def _why(call: Call) -> int:
     if call.args.host is not None:
         return _why_host(call)
@@ -112,7 +123,11 @@ def _why_host(call: Call) -> int:
     answers = [call.client.eligibility(job["job_id"]) for job in jobs if job["status"] == "pending"]
     if worker is None:
         _check_named(host, answers or [call.client.eligibility(job["job_id"]) for job in jobs[:1]])
-    running = [job for job in jobs if job["claimed_by"] == host and job["status"] in render.ACTIVE]
+    running = [
+        job
+        for job in (*jobs, *call.client.shadows())
+        if job["claimed_by"] == host and job["status"] in render.ACTIVE
+    ]
     return call.say(
         {"host": host, "worker": worker, "running": running, "jobs": answers},
         lambda: render_job.why_host(call.view, host, worker, running, answers),
@@ -162,6 +177,27 @@ def _changed(verb: str, job: Row, act: Callable[[], Mapping[str, object]]) -> Ma
         raise Stop(REFUSED, f"{render.handle(job)}: {safe(_said(refusal))}", f"  next: {hint}") from refusal
 
 
+def _verify(call: Call) -> int:
+    """Start or find the run, wait, compare. The exit code is the verdict's."""
+    pull = _zstd("verify")
+    from training.fleet import verification
+
+    job, terminal = naming.find_job(call.client.jobs(), call.args.job), call.terminal
+    shadow, hosts, was_there = verification.begin(call.client, job, again=call.args.again)
+    found: Comparison | None = None
+    is_earlier = was_there and text_of(shadow, "status") in verification.ENDED
+    if not call.args.no_wait or is_earlier:
+        shadow = verification.wait(call.client, shadow, terminal.err, terminal.now_s, terminal.sleep)
+        progress = pull.ProgressLine(terminal.err, terminal.err.isatty(), terminal.now_s)
+        try:
+            found = verification.judge(call.client, shadow, progress)
+        except pull.PullError as fault:
+            raise Stop(VERIFY_IMPOSSIBLE, *safe_lines(str(fault))) from fault
+    verified = verification.Verified(shadow, hosts, found, is_earlier)
+    call.say(verified.as_json(job), lambda: render_job.verified(call.view, job, verified))
+    return OK if found is None else verification.EXIT_OF[found.verdict]
+
+
 def _reload(call: Call) -> int:
     try:
         answer = call.client.reload()
@@ -186,31 +222,47 @@ def _undrain(call: Call) -> int:
     return call.say(answer, lambda: render_job.undrained(answer))
 
 
-def _pull(call: Call) -> int:
+def _zstd(verb: str) -> ModuleType:
+    """The module that unpacks bundles; Stop where what it needs is not installed."""
     try:
         from training.fleet import pull
     except ModuleNotFoundError as fault:
         raise Stop(
             REFUSED,
-            f"pull cannot unpack a bundle: the Python module {fault.name} is missing",
+            f"{verb} cannot unpack a bundle: the Python module {fault.name} is missing",
             "  next: python -m pip install backports.zstd   (not needed from Python 3.14 on)",
         ) from fault
+    return pull
+
+
+def _pull(call: Call) -> int:
+    pull = _zstd("pull")
     err = call.terminal.err
     progress = pull.ProgressLine(err, err.isatty(), call.terminal.now_s)
     try:
         artifact, name = pull.artifact_of(call.client.jobs(), call.args.what)
         folder = Path(call.args.out or f"{name}-{artifact[:12]}")
         files, metrics = pull.pull(call.client, artifact, folder, progress)
+        leaky = pull.is_leaky(folder)
     except pull.PullError as fault:
         raise Stop(REFUSED, *safe_lines(str(fault))) from fault
     return call.say(
-        {"artifact_id": artifact, "folder": str(folder), "files": files, "metrics": metrics},
-        lambda: render_job.pulled(call.view, artifact, str(folder), files, metrics),
+        {"artifact_id": artifact, "folder": str(folder), "files": files, "metrics": metrics, "leaky": leaky},
+        lambda: render_job.pulled(call.view, artifact, str(folder), files, metrics, leaky=leaky),
     )
 
 
 def _named(call: Call) -> Row:
-    return naming.find_job(call.client.jobs(), call.args.job)
+    """The job, or else the verification run, that the word on the command line names."""
+    try:
+        return naming.find_job(call.client.jobs(), call.args.job)
+    except naming.NotNamed as unknown:
+        if unknown.candidates:
+            raise
+        try:
+            return naming.find_job(call.client.shadows(), call.args.job)
+        except naming.NotNamed:
+            raise unknown from None
 
 
 ACTS: Mapping[str, Callable[[Call], int]] = {
@@ -218,9 +270,11 @@ ACTS: Mapping[str, Callable[[Call], int]] = {
     "list": _list,
     "show": _show,
     "workers": _workers,
+    "models": _models,
     "why": _why,
     "cancel": _cancel,
     "requeue": _requeue,
+    "verify": _verify,
     "reload": _reload,
     "drain": _drain,
     "undrain": _undrain,

@@ -8,7 +8,7 @@ from typing import Any
 
 from training.fleet.leases import LiveLease
 from training.fleet.rows import AttemptRow, JobRow
-from training.fleet.specs import Reference, stale_of
+from training.fleet.specs import Reference, is_leaky, stale_of
 
 _CONTRACT = (
     "job_id", "name", "model", "mode", "priority", "status", "claimed_by", "claimed_at", "heartbeat_at",
@@ -21,6 +21,10 @@ def job(row: JobRow, lease: LiveLease | None, reference: Reference) -> dict[str,
     """One entry of the list."""
     out = {key: row[key] for key in (*_CONTRACT, *_ADDED)}
     out["stale"] = stale_of(row, reference)
+    out["leaky"] = is_leaky(row)
+    out["kind"] = row.kind
+    if row.is_shadow:
+        out |= {"of_job_id": row.of_job_id, "of_artifact_id": row.of_artifact_id}
     live = lease is not None and lease.epoch == row.epoch
     out["progress"] = asdict(lease.progress) if live and lease is not None and lease.progress else None
     return out

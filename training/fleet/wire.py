@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.fleet.types import Capability, FailClass, Gpu
+from training.fleet.types import Capability, FailClass, Figure, Gpu
 
 PROTOCOL = "2"
 HEADER_HOST = "X-Lab-Host"
@@ -98,11 +98,19 @@ class CompleteRequest:
     """`POST /v1/job/{id}/complete`."""
 
     artifact_id: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Headline figures for lists; the artifact holds the full set."""
+    metrics: dict[str, Figure] = field(default_factory=dict)
+    """Headline figures for lists, an interval as [low, high]; the artifact holds the full set."""
     duration_s: float | None = None
     peak_rss_mib: float | None = None
     cpu_s: float | None = None
+
+
+def metrics_fault(metrics: Mapping[str, Figure]) -> str | None:
+    """What is no figure for a list, as a sentence; None when all are."""
+    for name, value in metrics.items():
+        if isinstance(value, list) and len(value) != 2:
+            return f"metrics.{name[:80]} has {len(value)} numbers; a list is an interval, [low, high]"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +166,6 @@ class ClaimAnswer:
     dataset_id: str | None = None
     lease_token: str | None = None
     """Only for a claim that sent `X-Fleet-Protocol: 2`."""
+    resume: bool = False
+    """May the attempt go on from a checkpoint? Only after one that was given back: a failure may have been the
+    checkpoint's fault, and whoever queues a job again wants it trained from the beginning."""

@@ -28,6 +28,7 @@ from cis490.failpoints import failpoint
 from cis490.logs import event
 from training.fleet.attempt import Attempt, DatasetSource, LeaseLost, Tools, Unpacked, start_trainer
 from training.fleet.capability import CODE_ROOT, Survey, survey
+from training.fleet.checkpoint_folders import is_kept_without_lease
 from training.fleet.client import FleetClient, FleetError, backoff_s
 from training.fleet.delivery import Delivery, Postbox
 from training.fleet.host_facts import git_commit
@@ -144,7 +145,7 @@ class Worker:
 
     def _recover(self) -> None:
         """Settle every lease that a killed worker left, results first. Nothing is claimed before."""
-        for record in recover(self._state):
+        for record in recover(self._state, self._around.clock.wall_s()):
             if self._stop.requested:
                 return
             event(
@@ -282,7 +283,7 @@ class Worker:
                 ending = self._attempt(answer, record, keeper)
             except LeaseLost as lost:
                 event(logger, "job.lease_lost", level=logging.WARNING, job=record.name, reason=str(lost))
-                self._forget(record)
+                self._forget(record, keeps_checkpoint=is_kept_without_lease(lost.job_status))
                 return
             except Unpacked as full:  # lease file and folder stay: `recover` goes on from there
                 event(logger, "job.pack_postponed", level=logging.WARNING, job=record.name, reason=str(full))
@@ -291,9 +292,9 @@ class Worker:
         if isinstance(ending, FailRequest):
             self._surveyed_s = -math.inf
 
-    def _forget(self, record: LeaseRecord) -> None:
+    def _forget(self, record: LeaseRecord, *, keeps_checkpoint: bool) -> None:
         try:
-            self._state.drop(record)
+            self._state.drop(record, keeps_checkpoint=keeps_checkpoint)
         except OSError as error:  # later, as a job given back, which the receiver will answer with 410
             self._park(record, error)
 

@@ -25,10 +25,11 @@ logger = logging.getLogger(__name__)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def recover(state: StateFolder, boot: Callable[[], str | None] = boot_id) -> list[LeaseRecord]:
+def recover(state: StateFolder, wall_s: float, boot: Callable[[], str | None] = boot_id) -> list[LeaseRecord]:
     """Leave no process and no half file behind; returns the leases to settle, results first, oldest first.
 
-    `boot` names the machine's current boot. Call it before anything is claimed; after an OSError, call it again.
+    By the wall time `wall_s` old checkpoints go; `boot` names the machine's current boot. Call it before anything is
+    claimed; after an OSError, call it again.
     """
     records, damaged = state.records()
     for path in damaged:
@@ -40,7 +41,7 @@ def recover(state: StateFolder, boot: Callable[[], str | None] = boot_id) -> lis
     failpoint("worker.leftovers_killed")
     records = [_with_ending(state, record, boot()) for record in records]
     failpoint("worker.results_salvaged")
-    state.sweep()
+    state.sweep(wall_s)
     failpoint("worker.swept")
     return sorted(records, key=lambda one: not isinstance(one.ending, CompleteRequest))
 

@@ -5,6 +5,7 @@
     leases/<key>.json        one lease each (mode 0600: it holds the token), and how it is to end once that is known
     spool/<key>.tar.zst      a finished result on its way to the receiver
     jobs/<key>/              a trainer's working folder
+    checkpoints/<job_id>/    what a trainer needs to go on where it was interrupted; see `checkpoint_folders`
     datasets/<dataset_id>/   verified data sets, kept
 
 <key> is the first 12 characters of the job's id and the lease's epoch: `3f1c0a9b2d4e-7`. A lease file is the
@@ -26,6 +27,7 @@ from cis490.digest import is_digest, sha256_bytes, short
 from cis490.failpoints import failpoint
 from cis490.files import atomic_write, is_safe_name, make_folders
 from cis490.locks import Held, hold
+from training.fleet.checkpoint_folders import CheckpointFolders
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, ReleaseRequest
 
 Ending = CompleteRequest | FailRequest | ReleaseRequest
@@ -86,6 +88,7 @@ class StateFolder:
             make_folders(folder)
         if sys.platform != "win32":
             self.leases.chmod(0o700)
+        self.checkpoints = CheckpointFolders(root / "checkpoints")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -121,9 +124,11 @@ class StateFolder:
         atomic_write(self._lease(record), json.dumps(_encode(record), indent=1).encode(), mode=0o600)
         return record
 
-    def drop(self, record: LeaseRecord) -> None:
-        """Forget the lease and all that belongs to it."""
+    def drop(self, record: LeaseRecord, *, keeps_checkpoint: bool) -> None:
+        """Forget the lease and all that belongs to it; the job's checkpoint too, unless it `keeps_checkpoint`."""
         shutil.rmtree(self.job_folder(record), ignore_errors=True)
+        if not keeps_checkpoint:
+            self.checkpoints.remove(record.job_id)
         failpoint("worker.folder_dropped")
         self.bundle(record).unlink(missing_ok=True)
         failpoint("worker.bundle_dropped")
@@ -166,9 +171,11 @@ class StateFolder:
         """Folder of a data set; it is verified if it is there."""
         return self.datasets / dataset_id
 
-    def sweep(self) -> None:
-        """Remove what a killed worker left half done. Call it while no job runs."""
-        keys = {record.key for record in self.records()[0]}
+    def sweep(self, wall_s: float) -> None:
+        """Remove what a killed worker left half done, and what has grown old. Call it while no job runs."""
+        records = self.records()[0]
+        keys = {record.key for record in records}
+        self.checkpoints.sweep(wall_s, {record.job_id for record in records})
         for folder in self.jobs.iterdir():
             shutil.rmtree(folder, ignore_errors=True)
         for path in self.spool.iterdir():

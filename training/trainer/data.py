@@ -1,4 +1,4 @@
-"""From a folder of episodes to labelled windows.
+"""From a folder of episodes to series in memory; `windows` cuts them.
 
 The mode decides here, before any number is computed, which channels exist: nothing later can reach a channel
 that a mode may not see.
@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cis490.episodes.arrays import from_payload
 from cis490.episodes.dataset import DatasetError, dataset_id, episode_paths
-from cis490.episodes.format import EpisodeError, EpisodeMeta, Interval, episode_id, parse
-from training.trainer.channels import BASELINE_S, Floats, Signal, relative_series, visible
+from cis490.episodes.format import EpisodeError, EpisodeMeta, Interval, Scaling, episode_id, parse
+from training.trainer.channels import (
+    BASELINE_S,
+    Floats,
+    Signal,
+    in_units,
+    plain_series,
+    relative_series,
+    visible,
+)
 from training.trainer.errors import BadData, MissingData
-from training.trainer.features import MIN_SAMPLES, feature_names, summarise
-from training.trainer.splits import EpisodeKey
+from training.trainer.split_keys import EpisodeKey
 
 US = 1e-6
 """Seconds in a microsecond."""
@@ -27,8 +33,9 @@ US = 1e-6
 class Episode:
     """One recording as the trainer sees it.
 
-    `t_s` float64 (samples,) seconds since the start, ascending; `series` float64 (samples, signals), see
-    `channels.relative_series`. `onset_s` is where suspicious behaviour begins, None in a benign episode.
+    `t_s` float64 (samples,) seconds since the start, ascending; `series` float64 (samples, signals), made as
+    `scaling` says by `channels.relative_series` or `plain_series`. `onset_s` is where suspicious
+    behaviour begins, None in a benign episode.
     """
 
     key: EpisodeKey
@@ -39,6 +46,7 @@ class Episode:
     intervals: tuple[Interval, ...]
     hz: int
     simulated: bool
+    scaling: Scaling = "relative"
 
     @property
     def onset_s(self) -> float | None:
@@ -46,49 +54,20 @@ class Episode:
         return next((i.t0_us * US for i in self.intervals if i.label == "suspicious"), None)
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Windows of several episodes, in the order of the episodes and of time.
-
-    `features` float32 (n, features); `suspicious` bool (n,): at least half of the window is labelled so;
-    `active` bool (n,): at least half of it lies outside the episode's quiet baseline; `episode` intp (n,):
-    index into the episodes given; `start_s`, `end_s` float64 (n,).
-    """
-
-    features: NDArray[np.float32]
-    suspicious: NDArray[np.bool_]
-    active: NDArray[np.bool_]
-    episode: NDArray[np.intp]
-    start_s: Floats
-    end_s: Floats
-
-    def of(self, episodes: Sequence[int]) -> "Windows":
-        """The windows of some episodes; `episode` goes on indexing the full list."""
-        rows = np.flatnonzero(np.isin(self.episode, np.array(episodes, dtype=np.intp)))
-        return Windows(
-            self.features[rows],
-            self.suspicious[rows],
-            self.active[rows],
-            self.episode[rows],
-            self.start_s[rows],
-            self.end_s[rows],
-        )
-
-    def __len__(self) -> int:
-        return len(self.suspicious)
-
-
 def load_episodes(
     folder: Path,
     mode: str,
     signals: Sequence[Signal] | None = None,
     check_stop: Callable[[], None] = lambda: None,
+    *,
+    scaling: Scaling | None = None,
 ) -> list[Episode]:
     """All episodes of a data set, sorted by path, with the channels that `mode` may read.
 
     `signals` asks for exactly these channels (a trained model's); without it the first episode decides and
-    all others must agree. `check_stop` is called before each episode and may raise. Raises MissingData when
-    the folder holds no episode, BadData with the file's name for one that cannot be used.
+    all others must agree. The same holds for `scaling`. `check_stop` is called before each
+    episode and may raise. Raises MissingData when the folder holds no episode, BadData with the file's name for
+    one that cannot be used.
     """
     if not folder.is_dir():
         raise MissingData(f"{folder}: no such folder; pass the data set's folder with --data")
@@ -102,6 +81,7 @@ def load_episodes(
         check_stop()
         episode = _load(path, mode, wanted, exact=signals is None)
         wanted = episode.signals
+        _check_scaling(episode, scaling, episodes)
         episodes.append(episode)
     digest_of(episodes)
     return episodes
@@ -138,27 +118,49 @@ def _load(path: Path, mode: str, wanted: tuple[Signal, ...] | None, *, exact: bo
         raise BadData(_other_channels(path, found, wanted))
     columns = [seen[signal.name][0] for signal in wanted]
     t_s = t_us.astype(np.float64) * US
-    if not bool(np.any(t_s[1:] < BASELINE_S)):
-        raise BadData(f"{path}: has no second sample within the baseline of {BASELINE_S:g} s")
+    amounts = in_units(values[:, columns], wanted, [meta.channels[column].per_unit for column in columns])
+    if meta.scaling == "plain":
+        if len(t_s) < 2:
+            raise BadData(f"{path}: has one sample, expected at least two")
+        series = plain_series(t_s, amounts, wanted)
+    else:
+        if not bool(np.any(t_s[1:] < BASELINE_S)):
+            raise BadData(f"{path}: has no second sample within the baseline of {BASELINE_S:g} s")
+        series = relative_series(t_s, amounts, wanted)
     return Episode(
-        key=_key(meta, episode_id(data)),
+        key=_key(meta, episode_id(data), float(t_s[-1])),
         path=path,
         signals=wanted,
         t_s=t_s[1:],
-        series=relative_series(t_s, values[:, columns], wanted),
+        series=series,
         intervals=meta.intervals,
         hz=meta.hz,
         simulated=meta.simulated,
+        scaling=meta.scaling,
     )
 
 
-def _key(meta: EpisodeMeta, identity: str) -> EpisodeKey:
+def _check_scaling(episode: Episode, expected: Scaling | None, before: Sequence[Episode]) -> None:
+    """Levels and changes against a baseline do not mix: one model cannot read both."""
+    if expected is None and before:
+        expected = before[0].scaling
+    if expected is not None and episode.scaling != expected:
+        other = f"{before[0].path} has" if before else "the model was trained on"
+        raise BadData(
+            f"{episode.path}: its scaling is {episode.scaling!r}, but {other} {expected!r}; "
+            "record or import all episodes of a data set with one scaling"
+        )
+
+
+def _key(meta: EpisodeMeta, identity: str, duration_s: float) -> EpisodeKey:
     return EpisodeKey(
         episode_id=identity,
         host=meta.host,
         family=meta.family,
         variant=f"{meta.profile}/{meta.variant}",
         suspicious=meta.label == "suspicious",
+        started_at_s=meta.started_at_s,
+        duration_s=duration_s,
     )
 
 
@@ -170,65 +172,4 @@ def _other_channels(path: Path, found: Sequence[Signal], wanted: Sequence[Signal
     return (
         f"{path}: its channels differ from what is expected (missing: {missing}; not expected: {extra}); "
         "episodes of one data set must come from one recorder version"
-    )
-
-
-def cut_windows(
-    episodes: Sequence[Episode],
-    window_s: float,
-    stride_s: float,
-    check_stop: Callable[[], None] = lambda: None,
-) -> Windows:
-    """Windows [k * stride_s, k * stride_s + window_s) of each episode, as far as it reaches.
-
-    A window in which the recorder lost so many samples that no statistics are possible is left out. Raises
-    BadData for an episode that yields no window at all.
-    """
-    rows: list[NDArray[np.float32]] = []
-    spans: list[tuple[int, float, float, bool, bool]] = []
-    for index, episode in enumerate(episodes):
-        check_stop()
-        before = len(rows)
-        for start_s in _starts(episode, window_s, stride_s):
-            end_s = start_s + window_s
-            first, last = np.searchsorted(episode.t_s, (start_s, end_s))
-            if last - first < MIN_SAMPLES:
-                continue
-            rows.append(summarise(episode.t_s[first:last], episode.series[first:last]))
-            suspicious = 2 * _overlap_s(episode, start_s, end_s, label="suspicious") >= window_s - US
-            active = 2 * _overlap_s(episode, start_s, end_s, phase="baseline") <= window_s + US
-            spans.append((index, start_s, end_s, suspicious, active))
-        if len(rows) == before:
-            raise BadData(
-                f"{episode.path}: {len(episode.t_s)} samples up to {episode.t_s[-1]:.1f} s give no window of "
-                f"{window_s:g} s; leave the episode out or choose a smaller window_s"
-            )
-    return Windows(
-        features=np.stack(rows),
-        suspicious=np.array([span[3] for span in spans], dtype=bool),
-        active=np.array([span[4] for span in spans], dtype=bool),
-        episode=np.array([span[0] for span in spans], dtype=np.intp),
-        start_s=np.array([span[1] for span in spans], dtype=np.float64),
-        end_s=np.array([span[2] for span in spans], dtype=np.float64),
-    )
-
-
-def window_feature_names(episodes: Sequence[Episode]) -> tuple[str, ...]:
-    """Names of the columns that `cut_windows` makes of these episodes."""
-    return feature_names([signal.name for signal in episodes[0].signals])
-
-
-def _starts(episode: Episode, window_s: float, stride_s: float) -> list[float]:
-    # The last sample stands for the period after it; half a period more allows for a sampler that was early.
-    reach_s = float(episode.t_s[-1]) + 1.5 / episode.hz
-    count = int((reach_s - window_s) / stride_s) + 1 if reach_s >= window_s else 0
-    return [k * stride_s for k in range(count)]
-
-
-def _overlap_s(episode: Episode, start_s: float, end_s: float, *, label: str = "", phase: str = "") -> float:
-    """Seconds of [start_s, end_s) that lie in intervals of a label or a phase."""
-    return sum(
-        max(0.0, min(end_s, i.t1_us * US) - max(start_s, i.t0_us * US))
-        for i in episode.intervals
-        if (label and i.label == label) or (phase and i.phase == phase)
     )

@@ -3,12 +3,12 @@
 import hashlib
 from pathlib import Path
 
-_PARTS = (("training/trainer", "**/*.py"), ("cis490/episodes", "*.py"))
+_PARTS = (("training/trainer", "**/*.py"), ("cis490/episodes", "*.py"), ("cis490", "charts.py"))
 
 
 def trainer_digest(root: Path) -> str:
     """sha256 (64 lower-case hex) over the sorted paths, relative to the checkout `root`, and contents of the
-    Python files of the trainer and of the episode format. Line ends count as LF, so that a checkout on
+    Python files of the trainer, of the episode format and of the charts. Line ends count as LF, so that a checkout on
     Windows agrees.
 
     Raises FileNotFoundError when `root` is no checkout: an empty digest would make any two of those look

@@ -40,37 +40,61 @@ def feature_names(channels: Sequence[str]) -> tuple[str, ...]:
 
 
 def summarise(t_s: Floats, window: Floats) -> NDArray[np.float32]:
-    """`t_s` float64 (samples,), `window` float64 (samples, channels) -> float32 (channels * statistics,).
+    """`t_s` float64 (samples,), `window` float64 (samples, channels) -> float32 (channels * statistics,): one
+    window of `summarise_windows`."""
+    row: NDArray[np.float32] = summarise_windows(t_s[None], window[None])[0]
+    return row
+
+
+def summarise_windows(t_s: Floats, windows: Floats) -> NDArray[np.float32]:
+    """Windows of the same number of samples: `t_s` float64 (windows, samples), `windows` float64 (windows, samples,
+    channels) -> float32 (windows, channels * statistics).
 
     `slope` is the least-squares change per second, `acf1` the autocorrelation at lag 1 (0 for a flat series).
-    Needs at least MIN_SAMPLES samples.
+    Needs at least MIN_SAMPLES samples. A dozen windows at once cost a third of a dozen one by one.
     """
-    mean = window.mean(axis=0)
-    centred = window - mean
-    sum_squares = (centred**2).sum(axis=0)
-    steps = np.diff(window, axis=0)
-    q25, median, q75 = np.quantile(window, (0.25, 0.5, 0.75), axis=0)
-    lagged = (centred[1:] * centred[:-1]).sum(axis=0)
+    # Samples side by side in memory: numpy then adds them up pairwise, which keeps the mean of equal values equal,
+    # and the result does not depend on how the caller's array is laid out.
+    values = np.ascontiguousarray(windows.transpose(0, 2, 1))
+    n = values.shape[2]
+    mean = values.mean(axis=2)
+    centred = values - mean[:, :, None]
+    sum_squares = (centred**2).sum(axis=2)
+    steps = np.diff(values, axis=2)
+    ordered = np.sort(values, axis=2)
+    lagged = (centred[:, :, 1:] * centred[:, :, :-1]).sum(axis=2)
     flat = sum_squares < _FLAT
-    time = t_s - t_s.mean()
-    first, second = len(window) // 3, 2 * len(window) // 3
+    time = t_s - t_s.mean(axis=1)[:, None]
+    first, second = n // 3, 2 * n // 3
     columns = (
         mean,
-        np.sqrt(sum_squares / len(window)),
-        window.min(axis=0),
-        window.max(axis=0),
-        q25,
-        median,
-        q75,
-        np.abs(steps).mean(axis=0),
-        steps.std(axis=0),
+        np.sqrt(sum_squares / n),
+        ordered[:, :, 0],
+        ordered[:, :, -1],
+        _quantile(ordered, 0.25),
+        _quantile(ordered, 0.5),
+        _quantile(ordered, 0.75),
+        np.abs(steps).mean(axis=2),
+        steps.std(axis=2),
         np.where(flat, 0.0, lagged / np.where(flat, 1.0, sum_squares)),
-        (time[:, None] * centred).sum(axis=0) / (time**2).sum(),
-        window[:first].mean(axis=0),
-        window[first:second].mean(axis=0),
-        window[second:].mean(axis=0),
+        (time[:, None, :] * centred).sum(axis=2) / (time**2).sum(axis=1)[:, None],
+        values[:, :, :first].mean(axis=2),
+        values[:, :, first:second].mean(axis=2),
+        values[:, :, second:].mean(axis=2),
     )
-    return np.stack(columns, axis=1).astype(np.float32).ravel()
+    return np.stack(columns, axis=2).astype(np.float32).reshape(len(windows), -1)
+
+
+def _quantile(ordered: Floats, share: float) -> Floats:
+    """As numpy's default (linear interpolation between the two nearest), to the last bit, of samples that are
+    sorted along the last axis already."""
+    at = share * (ordered.shape[2] - 1)
+    low = int(at)
+    below, above = ordered[:, :, low], ordered[:, :, min(low + 1, ordered.shape[2] - 1)]
+    part = at - low
+    step = above - below
+    found: Floats = below + step * part if part < 0.5 else above - step * (1 - part)
+    return found
 
 
 def varying_columns(features: NDArray[np.float32]) -> NDArray[np.intp]:

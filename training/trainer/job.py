@@ -1,101 +1,171 @@
 """One training job from data to files. `run` prepares the process and turns errors into exit codes."""
 
-from collections.abc import Callable, Mapping, Sequence
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from training.trainer import metrics, report
-from training.trainer.data import (
-    Episode,
-    Windows,
-    cut_windows,
-    digest_of,
-    load_episodes,
-    window_feature_names,
-)
-from training.trainer.errors import BadData
+import numpy as np
+from numpy.typing import NDArray
+
+from training.trainer import leakage, metrics, report
+from training.trainer.data import Episode, digest_of, load_episodes
+from training.trainer.device import device_identity, library_versions
+from training.trainer.errors import BadConfig, BadData
 from training.trainer.features import varying_columns
-from training.trainer.models import Step, Trained, TrainingData, module_of
-from training.trainer.options import Json
+from training.trainer.metrics_calibration import fit_temperature
+from training.trainer.metrics_ranking import threshold_at_fpr
+from training.trainer.metrics_scored import SCORE_DIGITS, Floats, Indices, Scored
+from training.trainer.model_card import model_card
+from training.trainer.models import (
+    Context,
+    Inputs,
+    ModelModule,
+    Trained,
+    TrainingData,
+    UnusableState,
+    module_of,
+)
+from training.trainer.options import MODELS, Json
+from training.trainer.plots import plots
 from training.trainer.progress import Progress
+from training.trainer.session import Surroundings
 from training.trainer.spec import Job
-from training.trainer.splits import Split, describe, make_split
+from training.trainer.split_checks import describe
+from training.trainer.split_keys import EpisodeKey, Split
+from training.trainer.splits import make_split, side_rows
+from training.trainer.windows import Windows, cut_windows, grid_hz, window_feature_names, window_series
 
 
-def train_job(
-    job: Job, data: Path, threads: int, progress: Progress, check_stop: Callable[[], None]
-) -> tuple[Mapping[str, bytes], dict[str, Json]]:
-    """Train one job: (files of the artifact, headline measures of the test side).
+@dataclass(frozen=True)
+class Prepared:
+    """Windows and what a model reads of them. `inputs` float32 (windows, features kept) or (windows, channels,
+    samples); `features` are the columns kept, empty for series; `hz` is the grid of the series, 0 without."""
 
-    `check_stop` is called between steps and may raise Preempted. Raises TrainerError.
-    """
+    episodes: Sequence[Episode]
+    windows: Windows
+    rows: Mapping[str, Indices]
+    inputs: NDArray[np.float32]
+    reads: Inputs
+    features: Sequence[str]
+    hz: int
+
+    @property
+    def keys(self) -> list[EpisodeKey]:
+        """What splits know of the episodes."""
+        return [episode.key for episode in self.episodes]
+
+    def side(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Inputs and classes of a side."""
+        rows = self.rows[name]
+        return self.inputs[rows], self.windows.suspicious[rows].astype(np.int64)
+
+
+def train_job(job: Job, data: Path, around: Surroundings) -> tuple[Mapping[str, bytes], dict[str, Json]]:
+    """Train one job: (files of the artifact, headline measures of the test side). Raises TrainerError."""
     module = module_of(job.model)  # first: a missing library should not cost the time to read the data
-    check_stop()
-    episodes = load_episodes(data, job.mode, check_stop=check_stop)
+    around.check_stop()
+    episodes = load_episodes(data, job.mode, check_stop=around.check_stop)
     keys = [episode.key for episode in episodes]
-    split = make_split(keys, job.split_recipe, job.train_hosts, job.seed)
-    window_s, stride_s = float(cast(float, job.hyper["window_s"])), float(cast(float, job.hyper["stride_s"]))
-    windows = cut_windows(episodes, window_s, stride_s, check_stop)
-    train, validation, test = (windows.of(side) for side in (split.train, split.validation, split.test))
-    _check_labels(job, train, validation, test)
-    columns = varying_columns(train.features)
+    window_s, stride_s = seconds(job, "window_s"), seconds(job, "stride_s")
+    split = make_split(keys, job.split_recipe, job.train_hosts, job.seed, window_s)
+    windows = cut_windows(episodes, window_s, stride_s, around.check_stop)
+    rows = side_rows(split, windows, keys)
+    check_labels(job.split_recipe, windows, rows)
+    columns = varying_columns(windows.features[rows["train"]])
     if not len(columns):
         raise BadData(
             f"{data}: every feature is constant on the training side; the recording holds no signal"
         )
-    total = int(cast(int, job.hyper["rounds" if module.UNIT == "round" else "epochs"]))
-    progress.start(total, module.UNIT)
-
-    def on_step(step: Step) -> None:
-        progress.step(step.step, step.total, step.loss, {"validation_loss": step.validation_loss})
-        check_stop()
-
-    trained = module.fit(
-        TrainingData(
-            train.features[:, columns],
-            train.suspicious,
-            validation.features[:, columns],
-            validation.suspicious,
-        ),
-        job.hyper,
-        job.seed,
-        threads,
-        on_step,
+    names = window_feature_names(episodes)
+    checks = leakage.examine(keys, split, windows, rows, names, window_s)
+    broken = leakage.sentences(checks, "fatal")
+    if broken:
+        raise BadData(f"{job.split_recipe}: {' '.join(broken)} Nothing was trained")
+    for sentence in leakage.sentences(checks, "warn"):
+        around.progress.warn(sentence)
+    prepared = _prepared(module.reads(job.hyper), episodes, windows, rows, columns, window_s, around)
+    trained = fit_or_resume(
+        job,
+        module,
+        TrainingData(*prepared.side("train"), *prepared.side("validation")),
+        around,
+        digest_of(episodes),
     )
+    return _artifact(job, prepared, split, leakage.to_json(split, checks), trained, around.progress)
 
-    def scored(side: Windows) -> metrics.Scored:
-        scores = report.rounded_scores(trained.predict(side.features[:, columns]))
-        return scored_windows(episodes, side, scores, stride_s)
 
-    on_validation, on_test = scored(validation), scored(test)
-    threshold = metrics.threshold_at_fpr(
-        on_validation.suspicious, on_validation.scores, metrics.VALIDATION_FPR
-    )
-    measured: dict[str, Json] = {
-        "schema": report.SCHEMA,
-        "model": job.model,
-        "mode": job.mode,
-        "threshold": threshold,
-        "train": {
-            "windows": len(train),
-            "episodes": len(split.train),
-            "base_rate": float(train.suspicious.mean()),
-        },
-        "validation": metrics.measure(on_validation, threshold, job.seed),
-        "test": metrics.measure(on_test, threshold, job.seed),
-    }
+def seconds(job: Job, name: str) -> float:
+    """An option of the job in seconds."""
+    return float(cast(float, job.hyper[name]))
+
+
+def check_labels(recipe: str, windows: Windows, rows: Mapping[str, Indices]) -> None:
+    """Raises BadData for a side whose windows are of one label only."""
+    for name, side in rows.items():
+        n_suspicious = int(windows.suspicious[side].sum())
+        if n_suspicious in (0, len(side)):
+            shown = "training" if name == "train" else name
+            raise BadData(
+                f"{recipe}: the {shown} side has {n_suspicious} suspicious of {len(side)} windows, "
+                "expected some of each; choose a smaller window_s or record longer episodes"
+            )
+
+
+def _prepared(
+    reads: Inputs,
+    episodes: Sequence[Episode],
+    windows: Windows,
+    rows: Mapping[str, Indices],
+    columns: Indices,
+    window_s: float,
+    around: Surroundings,
+) -> Prepared:
+    if reads == "series":
+        hz = grid_hz(episodes)
+        series = window_series(episodes, windows, window_s, hz, around.check_stop)
+        return Prepared(episodes, windows, rows, series, reads, (), hz)
     names = window_feature_names(episodes)
     kept = [names[column] for column in columns]
-    return _artifact(
-        job, episodes, split, trained, kept, measured, report.predictions(episodes, test, on_test.scores)
-    )
+    return Prepared(episodes, windows, rows, windows.features[:, columns], reads, kept, 0)
 
 
-def scored_windows(
-    episodes: Sequence[Episode], windows: Windows, scores: metrics.Floats, stride_s: float
-) -> metrics.Scored:
+def fit_or_resume(
+    job: Job, module: ModelModule, data: TrainingData, around: Surroundings, dataset_id: str
+) -> Trained:
+    """Train, from the newest checkpoint of this very training where there is one that the model accepts."""
+    training = {
+        **report.config(job, dataset_id),
+        "device": device_identity(around.device),
+        "libraries": library_versions(MODELS[job.model].needs.libraries),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    session = around.open_session(training)
+    context = Context(job.seed, session, around.device, around.threads)
+    try:
+        return module.fit(data, job.hyper, context)
+    except UnusableState as error:
+        session.refuse(str(error))
+        return module.fit(data, job.hyper, context)
+
+
+def suspicion(trained: Trained, inputs: NDArray[np.float32], model: str) -> Floats:
+    """Probability of suspicious for each window as it stands in predictions.csv; everything is measured on
+    that. Raises BadConfig when the model gives something else than probabilities."""
+    probabilities = trained.predict(inputs)
+    if probabilities.shape != (len(inputs), 2) or not np.isfinite(probabilities).all():
+        raise BadConfig(
+            f"{model} gives scores that are not two finite probabilities for each window (shape "
+            f"{probabilities.shape}); a smaller learning_rate may help, if it is a neural network"
+        )
+    scores: Floats = np.clip(np.asarray(probabilities[:, 1], dtype=np.float64), 0.0, 1.0)
+    return np.round(scores, SCORE_DIGITS)
+
+
+def scored_windows(episodes: Sequence[Episode], windows: Windows, scores: Floats, stride_s: float) -> Scored:
     """Windows with their scores, as the measures want them."""
-    return metrics.Scored(
+    return Scored(
         suspicious=windows.suspicious,
         scores=scores,
         active=windows.active,
@@ -107,42 +177,71 @@ def scored_windows(
     )
 
 
-def _check_labels(job: Job, train: Windows, validation: Windows, test: Windows) -> None:
-    for name, side in (("training", train), ("validation", validation), ("test", test)):
-        n_suspicious = int(side.suspicious.sum())
-        if n_suspicious in (0, len(side)):
-            raise BadData(
-                f"{job.split_recipe}: the {name} side has {n_suspicious} suspicious of {len(side)} windows, "
-                "expected some of each; choose a smaller window_s or record longer episodes"
-            )
-
-
 def _artifact(
     job: Job,
-    episodes: Sequence[Episode],
+    prepared: Prepared,
     split: Split,
+    leaks: dict[str, Json],
     trained: Trained,
-    features: Sequence[str],
-    measured: dict[str, Json],
-    predictions: bytes,
+    progress: Progress,
 ) -> tuple[Mapping[str, bytes], dict[str, Json]]:
-    described = describe(split, [episode.key for episode in episodes])
-    shown = report.rounded(measured)
-    assert isinstance(shown, dict) and isinstance(shown["test"], dict)
-    prepared = report.preprocess(
-        episodes[0].signals,
-        features,
-        float(cast(float, job.hyper["window_s"])),
-        float(cast(float, job.hyper["stride_s"])),
+    """(files, headline): everything is measured on the rounded scores, at what validation fixed."""
+
+    def scored(name: str) -> Scored:
+        side = prepared.windows.take(prepared.rows[name])
+        scores = suspicion(trained, prepared.inputs[prepared.rows[name]], job.model)
+        return scored_windows(prepared.episodes, side, scores, seconds(job, "stride_s"))
+
+    validation, test = scored("validation"), scored("test")
+    allowed_fpr = metrics.threshold_fpr(validation)
+    threshold = threshold_at_fpr(validation.suspicious, validation.scores, allowed_fpr)
+    if not (validation.scores[validation.suspicious] >= threshold).any():
+        progress.warn(
+            f"at {allowed_fpr:.1%} false positives nothing is detected on the validation side, so the alarm "
+            "threshold lies above its scores; read the measures that need no threshold, or add episodes"
+        )
+    temperature = round(fit_temperature(validation.suspicious, validation.scores), report.FLOAT_DIGITS)
+    train_rows = prepared.rows["train"]
+    measured = report.rounded(
+        {
+            "schema": report.SCHEMA,
+            "model": job.model,
+            "mode": job.mode,
+            "split_recipe": job.split_recipe,
+            "split_is_leaky": split.is_leaky,
+            "threshold": threshold,
+            "threshold_fpr": allowed_fpr,
+            "temperature": temperature,
+            "train": {
+                "windows": len(train_rows),
+                "episodes": len(np.unique(prepared.windows.episode[train_rows])),
+                "base_rate": float(prepared.windows.suspicious[train_rows].mean()),
+            },
+            "validation": metrics.measure(validation, threshold, temperature, job.seed),
+            "test": metrics.measure(test, threshold, temperature, job.seed),
+        }
+    )
+    assert isinstance(measured, dict) and isinstance(measured["test"], dict)
+    described = describe(split, prepared.keys)
+    test_windows = prepared.windows.take(prepared.rows["test"])
+    inputs = report.preprocess(
+        prepared.episodes[0],
+        prepared.reads,
+        prepared.features,
+        seconds(job, "window_s"),
+        seconds(job, "stride_s"),
+        prepared.hz,
         trained.preprocess(),
     )
     files = {
         **trained.files(),
-        report.METRICS: report.json_bytes(shown),
-        report.CONFIG: report.json_bytes(report.config(job, digest_of(episodes))),
-        report.PREPROCESS: report.json_bytes(prepared),
+        report.METRICS: report.json_bytes(measured),
+        report.CONFIG: report.json_bytes(report.config(job, digest_of(prepared.episodes))),
+        report.PREPROCESS: report.json_bytes(inputs),
         report.SPLIT: report.json_bytes(described),
-        report.MODEL_CARD: report.model_card(job, episodes, described, shown["test"]),
-        report.PREDICTIONS: predictions,
+        report.LEAKAGE: report.json_bytes(leaks),
+        report.MODEL_CARD: model_card(job, prepared.episodes, described, measured, leaks),
+        report.PREDICTIONS: report.predictions(prepared.episodes, test_windows, test.scores),
+        **plots(job, test, threshold, temperature, prepared.keys),
     }
-    return files, metrics.headline(shown["test"])
+    return files, metrics.headline(measured["test"])

@@ -28,6 +28,37 @@ def one_blas_thread() -> None:
         os.environ[name] = "1"
 
 
+def out_of_memory_text(error: BaseException) -> str:
+    """What a person needs to know when main memory ran out: what was asked for, the peak, and what there is."""
+    asked = f" ({error})" if str(error) else ""
+    peak_bytes, ram_bytes = _peak_bytes(), _ram_bytes()
+    peak = "" if peak_bytes is None else f"; this process held at most {peak_bytes / GIB:.2f} GiB"
+    ram = "" if ram_bytes is None else f", this host has {ram_bytes / GIB:.1f} GiB of RAM"
+    return (
+        f"out of memory{asked}{peak}{ram}. Run the job on a host with more RAM (min_ram_gib), or make the windows "
+        "fewer (larger stride_s) or the model smaller"
+    )
+
+
+GIB = 1024**3
+
+
+def _peak_bytes() -> int | None:
+    """Largest resident size of this process so far; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _ram_bytes() -> int | None:
+    if sys.platform == "win32":
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def sentence_exit(
     program: str, work: Callable[[], str], on_end: Callable[[int, str], None] = lambda code, text: None
 ) -> int:
@@ -40,8 +71,8 @@ def sentence_exit(
         code, text = 0, work()
     except TrainerError as error:
         code, text = error.exit_code, str(error)
-    except MemoryError:
-        code, text = OutOfMemory.exit_code, "out of memory; run this job on a host with more RAM"
+    except MemoryError as error:
+        code, text = OutOfMemory.exit_code, out_of_memory_text(error)
     except KeyboardInterrupt:
         code, text = 130, "interrupted from the keyboard"
     except Exception as error:  # noqa: BLE001 - nothing may end without a sentence

@@ -10,22 +10,23 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from training.trainer.channels import BASELINE_S, VISIBLE, Signal
-from training.trainer.data import Episode, Windows
+from training.trainer.channels import BASELINE_S
+from training.trainer.data import Episode
 from training.trainer.errors import BadData, CannotWrite
-from training.trainer.metrics import SCORE_DIGITS, Floats
-from training.trainer.options import MODELS, Json
+from training.trainer.metrics_scored import SCORE_DIGITS, Floats
+from training.trainer.models import Inputs
+from training.trainer.options import LEAKY_RECIPES, MODELS, Json
 from training.trainer.spec import Job
+from training.trainer.windows import Windows
 
 METRICS, CONFIG, PREPROCESS, SPLIT = "metrics.json", "config.json", "preprocess.json", "split.json"
-MODEL_CARD, PREDICTIONS = "model_card.md", "predictions.csv"
+MODEL_CARD, PREDICTIONS, LEAKAGE = "model_card.md", "predictions.csv", "leakage.json"
 FLOAT_DIGITS = 6
 SCHEMA = 1
 
-_MAY_WRITE = (METRICS, CONFIG, PREPROCESS, SPLIT, MODEL_CARD, PREDICTIONS)
-_MODEL_FILES = ("model.lgb.txt", "model.safetensors", "arch.json")
+_MAY_WRITE = (METRICS, CONFIG, PREPROCESS, SPLIT, LEAKAGE, MODEL_CARD, PREDICTIONS)
+_OF_MODELS = ("model.*", "arch.json", "plots/*.svg", "plots/*.csv")
+"""Patterns of the files that only some runs write."""
 
 
 def rounded(value: Json) -> Json:
@@ -49,12 +50,15 @@ def config(job: Job, dataset_id: str) -> dict[str, Json]:
     """The job with every option spelled out, and the data it saw."""
     hosts: list[Json] = [*job.train_hosts]
     hyper: dict[str, Json] = {k: list(v) if isinstance(v, list) else v for k, v in job.hyper.items()}
+    plugin = MODELS[job.model].plugin
     return {
+        **({"plugin": plugin} if plugin else {}),
         "schema": SCHEMA,
         "model": job.model,
         "mode": job.mode,
         "hyper": hyper,
         "split_recipe": job.split_recipe,
+        "split_is_leaky": job.split_recipe in LEAKY_RECIPES,
         "train_hosts": hosts,
         "seed": job.seed,
         "dataset_id": dataset_id,
@@ -62,24 +66,30 @@ def config(job: Job, dataset_id: str) -> dict[str, Json]:
 
 
 def preprocess(
-    signals: Sequence[Signal],
+    episode: Episode,
+    reads: Inputs,
     features: Sequence[str],
     window_s: float,
     stride_s: float,
+    hz: int,
     of_model: Mapping[str, Json],
 ) -> dict[str, Json]:
-    """How episodes become the model's inputs: what `score` needs to do the same again."""
+    """How episodes become the model's inputs: what `score` needs to do the same again. `episode` is any of the
+    data set; `features` are the columns of `summary` inputs, `hz` the grid of `series`."""
     channels: list[Json] = [
-        {"name": signal.name, "unit": signal.unit, "kind": signal.kind} for signal in signals
+        {"name": signal.name, "unit": signal.unit, "kind": signal.kind} for signal in episode.signals
     ]
     names: list[Json] = [*features]
+    of_inputs: dict[str, Json] = {"features": names} if reads == "summary" else {"hz": hz}
     return {
         "schema": SCHEMA,
-        "baseline_s": BASELINE_S,
+        "inputs": reads,
+        "scaling": episode.scaling,
+        "baseline_s": BASELINE_S if episode.scaling == "relative" else None,
         "window_s": window_s,
         "stride_s": stride_s,
         "channels": channels,
-        "features": names,
+        **of_inputs,
         **of_model,
     }
 
@@ -111,9 +121,11 @@ def write(out: Path, files: Mapping[str, bytes]) -> None:
     ours goes first, so that two models never mix. Raises CannotWrite."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*_MAY_WRITE, *_MODEL_FILES):
-            (out / name).unlink(missing_ok=True)
+        stale = [path for pattern in _OF_MODELS for path in out.glob(pattern) if path.is_file()]
+        for path in (*(out / name for name in _MAY_WRITE), *stale):
+            path.unlink(missing_ok=True)
         for name, content in sorted(files.items()):
+            (out / name).parent.mkdir(exist_ok=True)
             (out / name).write_bytes(content)
     except OSError as error:
         raise CannotWrite(f"{out}: the results cannot be written: {error}") from error
@@ -130,81 +142,3 @@ def read_json(path: Path) -> dict[str, Json]:
     if not isinstance(value, dict):
         raise BadData(f"{path}: found a {type(value).__name__}, expected a JSON object")
     return value
-
-
-def model_card(
-    job: Job, episodes: Sequence[Episode], split: Mapping[str, Json], measured: Mapping[str, Json]
-) -> bytes:
-    """A page for the person who wonders what this model is and how far to trust it."""
-    simulated = sorted({episode.key.host for episode in episodes if episode.simulated})
-    hosts = sorted({episode.key.host for episode in episodes})
-    help_text = MODELS[job.model].help
-    what = (
-        f"{help_text[:1].upper()}{help_text[1:]}. It says of each window of {job.hyper['window_s']:g} s "
-        "how likely the host behaves suspiciously."
-    )
-    lines = [
-        f"# {job.model}-{job.mode}",
-        "",
-        what,
-        "",
-        "## What it sees",
-        "",
-        f"Mode `{job.mode}`: the {len(episodes[0].signals)} channels whose names begin with "
-        + ", ".join(f"`{prefix}`" for prefix in VISIBLE[job.mode])
-        + f". Each is taken relative to the first {BASELINE_S:g} s of its episode.",
-        "",
-        "## Data",
-        "",
-        f"{len(episodes)} episodes of {len(hosts)} hosts ({', '.join(hosts)}).",
-    ]
-    if simulated:
-        named = f"Simulated hosts (shaped parts of one machine): {', '.join(simulated)}."
-        lines += ["", f"{named} Results between them say less than results between real machines."]
-    lines += ["", *_split_lines(job, split), "", "## Results on the test side", ""]
-    lines += ["| measure | value |", "|---|---|"]
-    lines += [f"| {name} | {_shown(measured[name])} |" for name in sorted(measured) if name != "at_threshold"]
-    at_threshold = measured["at_threshold"]
-    assert isinstance(at_threshold, dict)
-    lines += ["", "At the threshold fixed on the validation side:", "", "| measure | value |", "|---|---|"]
-    lines += [f"| {name} | {_shown(value)} |" for name, value in sorted(at_threshold.items())]
-    lines += ["", "## Limits", "", _LIMITS, ""]
-    return "\n".join(lines).encode()
-
-
-_LIMITS = (
-    "Suspicious behaviour is played by harmless stand-ins, not by malware. Windows of one episode "
-    "resemble each other, so the interval is taken over whole episodes. `roc_auc_active` leaves out the quiet "
-    "baseline, which any detector of mere activity gets right; `roc_auc` is to be read against "
-    "`roc_auc_of_mere_activity`, `pr_auc` against `base_rate`."
-)
-
-
-def _split_lines(job: Job, split: Mapping[str, Json]) -> list[str]:
-    sides = split["sides"]
-    assert isinstance(sides, dict)
-    lines = [f"Split `{job.split_recipe}`, seed {job.seed}; held out for the test: {split['held_out']}.", ""]
-    lines += ["| side | episodes | suspicious | hosts |", "|---|---|---|---|"]
-    for name, side in sides.items():
-        assert isinstance(side, dict) and isinstance(side["hosts"], list)
-        hosts = ", ".join(str(host) for host in side["hosts"])
-        lines.append(f"| {name} | {side['n_episodes']} | {side['n_suspicious']} | {hosts} |")
-    return lines
-
-
-def _shown(value: Json) -> str:
-    if value is None:
-        return "not defined"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    if isinstance(value, list):
-        return " to ".join(_shown(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(item)}" for key, item in sorted(value.items())) or "none"
-    return str(value)
-
-
-def rounded_scores(scores: Floats) -> Floats:
-    """Scores as they stand in predictions.csv; everything is measured on these."""
-    cut: Floats = np.round(scores, SCORE_DIGITS)
-    return cut

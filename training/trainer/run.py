@@ -1,11 +1,14 @@
 """Train one job: `python -m training.trainer.run --spec job.json --data DIR --out DIR`.
 
 The worker runs this program as a subprocess. Exit codes (sysexits): 0 trained; 64 wrong command line; 65 bad
-data; 66 no data; 69 this host lacks a library or this trainer the model; 70 defect; 71 out of memory; 73
-cannot write; 75 stopped by SIGTERM; 78 the job itself is wrong. The last line of standard error is one
-sentence for a person.
+data; 66 no data; 69 this host lacks a library or CUDA; 70 defect; 71 out of memory; 73 cannot write; 75 stopped
+by SIGTERM; 78 the job itself is wrong. The last line of standard error is one sentence for a person.
 
-`--describe` prints what this trainer can do as JSON, quickly: numpy and LightGBM are imported only to train.
+SIGTERM ends a training between two batches. With `--checkpoint-dir` it first writes down where it is, and the
+same command goes on from there: the result has the same bytes as that of a run that nobody interrupted.
+
+`--describe` prints what this trainer can do as JSON, quickly: numpy, LightGBM and torch are imported only to
+train.
 """
 
 import argparse
@@ -19,11 +22,13 @@ from types import FrameType
 from typing import cast
 
 from cis490.failpoints import failpoint
+from training.trainer.checkpoints import EVERY_S, Checkpoints, identity_of
+from training.trainer.device import choose_device, why_no_cuda
 from training.trainer.digest import trainer_digest
 from training.trainer.errors import BadConfig, Preempted, Unavailable, Usage
 from training.trainer.options import (
     DEFAULT_SPLIT_RECIPE,
-    IMPLEMENTED,
+    LEAKY_RECIPES,
     MODELS,
     MODES,
     SEED_MAX,
@@ -35,6 +40,8 @@ from training.trainer.options import (
 )
 from training.trainer.process import Parser, one_blas_thread, sentence_exit
 from training.trainer.progress import Progress
+from training.trainer.registry import load_plugins
+from training.trainer.session import LiveSession, Surroundings
 from training.trainer.spec import Job, parse_job
 
 PROTOCOL = 1
@@ -60,18 +67,20 @@ class Stop:
     def check(self) -> None:
         """Raises Preempted once a stop was requested."""
         if self.requested:
-            raise Preempted("stopped on request before the training was complete; nothing was written")
+            raise Preempted("stopped on request outside the training itself; no result was written")
 
 
 def describe(root: Path) -> dict[str, Json]:
     """What this trainer can do, for the coordinator and the worker."""
     recipes: dict[str, Json] = {**SPLIT_RECIPES}
+    leaky: list[Json] = [*sorted(LEAKY_RECIPES)]
     return {
         "protocol": PROTOCOL,
         "trainer_digest": trainer_digest(root),
         "models": {name: _describe_model(model) for name, model in MODELS.items()},
         "split_recipes": recipes,
         "default_split_recipe": DEFAULT_SPLIT_RECIPE,
+        "leaky_recipes": leaky,
         "seed_max": SEED_MAX,
     }
 
@@ -82,7 +91,8 @@ def _describe_model(model: ModelOptions) -> dict[str, Json]:
     hyper: dict[str, Json] = json_schema(model.name)
     return {
         "help": model.help,
-        "implemented": model.implemented,
+        "implemented": True,  # a reader of protocol 1 looks for it: an older trainer named models it did not have
+        "plugin": model.plugin,
         "iterative": model.iterative,
         "modes": modes,
         "hyper": hyper,
@@ -105,11 +115,26 @@ def _parser() -> Parser:
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of LightGBM (default 1); changes no result"
     )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to train; auto (the default): with CUDA when the model can use it and this host has it",
+    )
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        help="a folder of this job's own: write down there how far the training is, and go on from what lies there",
+    )
+    parser.add_argument(
+        "--checkpoint-every-s",
+        type=float,
+        default=EVERY_S,
+        help="write a checkpoint about so often (default %(default)g s), and always before stopping",
+    )
     job = parser.add_argument_group("the job", "a file, or single options; an option wins over the file")
     job.add_argument("--spec", type=Path, help="JSON file of the job")
-    job.add_argument(
-        "--model", help="one of " + ", ".join(MODELS) + f" (trained today: {', '.join(IMPLEMENTED)})"
-    )
+    job.add_argument("--model", help="one of " + ", ".join(MODELS))
     job.add_argument("--mode", help="one of " + ", ".join(MODES))
     job.add_argument("--split-recipe", help="one of " + ", ".join(SPLIT_RECIPES))
     job.add_argument(
@@ -201,6 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress.end(code, text)
 
     def work() -> str:
+        one_blas_thread()  # before a model of another package can import numpy
+        faults = load_plugins()
+        for fault in faults:
+            print(f"run: {fault}", file=sys.stderr)
         options = _parser().parse_args(arguments)
         if options.describe:
             print(json.dumps(describe(_ROOT), sort_keys=True, indent=2))
@@ -218,31 +247,60 @@ def _train(options: argparse.Namespace, progress: Progress, stop: Stop) -> str:
         raise Usage("--data and --out are required to train; see --help")
     if options.threads < 1:
         raise Usage(f"--threads: found {options.threads}, expected 1 or more")
+    if not options.checkpoint_every_s >= 0:
+        raise Usage(f"--checkpoint-every-s: found {options.checkpoint_every_s}, expected 0 or more seconds")
     job = _job(options)
-    if not MODELS[job.model].implemented:
-        raise Unavailable(
-            f"model: this trainer has no model {job.model!r} yet; it trains {', '.join(IMPLEMENTED)}. "
-            "Update the checkout, or leave the job for a host that has it"
-        )
-    one_blas_thread()
+    model = MODELS[job.model]
+    device = choose_device(
+        model, options.device, job_requires_cuda=job.requires_cuda, why_no_cuda=why_no_cuda
+    )
     try:
         from training.trainer.job import train_job
         from training.trainer.report import write
     except ImportError as error:
-        package = (error.name or "a library").partition(".")[0]
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "training", "cis490"):
+            raise  # a defect of this checkout: no package helps against it
         raise Unavailable(
             f"{job.model} needs {package}, which is not installed; pip install {package}"
         ) from error
 
+    sessions: list[LiveSession] = []
+
+    def open_session(training: Mapping[str, Json]) -> LiveSession:
+        sessions.append(
+            LiveSession(progress, lambda: stop.requested, _checkpoints(options, training, progress))
+        )
+        return sessions[-1]
+
     failpoint("trainer.before_training")
-    files, headline = train_job(job, options.data, options.threads, progress, stop.check)
+    surroundings = Surroundings(progress, stop.check, open_session, device, options.threads)
+    files, headline = train_job(job, options.data, surroundings)
     failpoint("trainer.trained")
     write(options.out, files)
     failpoint("trainer.result_written")
     progress.result(headline)
+    for session in sessions:
+        session.complete()
     failpoint("trainer.result_reported")
     auc = f"test ROC-AUC {headline['roc_auc']} ({headline['roc_auc_active']} without the quiet baseline)"
-    return f"trained {job.model}-{job.mode}: {auc}, wrote {len(files)} files to {options.out}"
+    leaky = (
+        f", split {job.split_recipe} is leaky: not a result to quote"
+        if job.split_recipe in LEAKY_RECIPES
+        else ""
+    )
+    return f"trained {job.model}-{job.mode}: {auc}{leaky}, wrote {len(files)} files to {options.out}"
+
+
+def _checkpoints(
+    options: argparse.Namespace, training: Mapping[str, Json], progress: Progress
+) -> Checkpoints | None:
+    if options.checkpoint_dir is None:
+        return None
+    identity = identity_of({**training, "trainer_digest": trainer_digest(_ROOT)})
+    return Checkpoints(
+        options.checkpoint_dir, identity, progress.warn, time.monotonic, options.checkpoint_every_s
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """Apply a trained artifact to a data set."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cis490.episodes.format import Scaling
 from training.trainer import metrics, report
 from training.trainer.channels import Signal
-from training.trainer.data import cut_windows, digest_of, load_episodes, window_feature_names
+from training.trainer.data import Episode, digest_of, load_episodes
 from training.trainer.errors import BadData
-from training.trainer.job import scored_windows
+from training.trainer.job import scored_windows, suspicion
 from training.trainer.models import module_of
-from training.trainer.options import Json
+from training.trainer.options import MODELS, Json
+from training.trainer.windows import Windows, cut_windows, window_feature_names, window_series
 
 
 def score_artifact(artifact: Path, data: Path) -> dict[str, Json]:
@@ -23,23 +27,45 @@ def score_artifact(artifact: Path, data: Path) -> dict[str, Json]:
     measured_then = report.read_json(artifact / report.METRICS)
     try:
         mode, model, seed = cast(str, config["mode"]), cast(str, config["model"]), cast(int, config["seed"])
-        threshold = float(cast(float, measured_then["threshold"]))
+        threshold, temperature = (
+            float(cast(float, measured_then[name])) for name in ("threshold", "temperature")
+        )
         signals = [
             Signal(channel["name"], channel["unit"], "counter" if channel["kind"] == "counter" else "gauge")
             for channel in cast(list[dict[str, str]], prepared["channels"])
         ]
         window_s, stride_s = cast(float, prepared["window_s"]), cast(float, prepared["stride_s"])
-        kept = cast(list[str], prepared["features"])
+        scaling: Scaling = "plain" if prepared["scaling"] == "plain" else "relative"
     except (KeyError, TypeError, ValueError) as error:
         raise BadData(f"{artifact}: not an artifact of this trainer ({error!r}); train it again") from error
+    if model not in MODELS:
+        raise BadData(
+            f"{artifact}: its model {model!r} is not known here; install the package that offers it"
+        )
     try:
         trained = module_of(model).load(artifact, prepared)
-    except OSError as error:
+    except (OSError, KeyError, ValueError) as error:
         raise BadData(f"{artifact}: its model cannot be read ({error}); pass a complete artifact") from error
-    episodes = load_episodes(data, mode, signals)
+    episodes = load_episodes(data, mode, signals, scaling=scaling)
     windows = cut_windows(episodes, window_s, stride_s)
-    position = {name: column for column, name in enumerate(window_feature_names(episodes))}
-    columns = np.array([position[name] for name in kept], dtype=np.intp)
-    scores = report.rounded_scores(trained.predict(windows.features[:, columns]))
-    measured = metrics.measure(scored_windows(episodes, windows, scores, stride_s), threshold, seed)
+    inputs = _inputs(artifact, prepared, episodes, windows, window_s)
+    scores = suspicion(trained, inputs, model)
+    scored = scored_windows(episodes, windows, scores, stride_s)
+    measured = metrics.measure(scored, threshold, temperature, seed)
     return {"model": model, "mode": mode, "dataset_id": digest_of(episodes), **measured}
+
+
+def _inputs(
+    artifact: Path, prepared: Mapping[str, Json], episodes: list[Episode], windows: Windows, window_s: float
+) -> NDArray[np.float32]:
+    """What the model reads, made as `preprocess.json` says. Raises BadData."""
+    try:
+        if prepared["inputs"] == "series":
+            return window_series(episodes, windows, window_s, int(cast(int, prepared["hz"])))
+        position = {name: column for column, name in enumerate(window_feature_names(episodes))}
+        columns = [position[name] for name in cast(list[str], prepared["features"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData(
+            f"{artifact / report.PREPROCESS}: does not say which inputs the model reads ({error!r}); train it again"
+        ) from error
+    return windows.features[:, np.array(columns, dtype=np.intp)]

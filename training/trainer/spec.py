@@ -20,7 +20,8 @@ from training.trainer.options import (
 
 @dataclass(frozen=True)
 class Job:
-    """What to train. `hyper` is complete: every option of the model with its value."""
+    """What to train. `hyper` is complete: every option of the model with its value. `requires_cuda` is where to
+    train it, not what: it is no part of the result."""
 
     model: str
     mode: str
@@ -28,6 +29,7 @@ class Job:
     split_recipe: str
     train_hosts: tuple[str, ...]
     seed: int
+    requires_cuda: bool = False
 
 
 def parse_job(raw: Mapping[str, object]) -> Job:
@@ -47,6 +49,7 @@ def parse_job(raw: Mapping[str, object]) -> Job:
         split_recipe=cast(str, raw.get("split_recipe", DEFAULT_SPLIT_RECIPE)),
         train_hosts=tuple(sorted(set(cast(list[str], raw.get("train_hosts", []))))),
         seed=cast(int, raw.get("seed", 0)),
+        requires_cuda=raw.get("require_cuda") is True,
     )
 
 

@@ -1,132 +1,117 @@
-"""Which episodes train, validate and test. Pure: episode keys in, indices out.
+"""Which windows train, validate and test. Pure: episode keys in, indices out.
 
-Windows of one episode never lie on two sides. Random choices are made by ranking sha256(seed, purpose, name):
-they depend on the names alone, so they are the same on every machine and with every library version, and an
-added episode does not reshuffle the others.
+Windows of one episode never lie on two sides, with one exception that says so: `random_window`. Random choices
+are made by ranking sha256(seed, purpose, name): they depend on the names alone, so they are the same on every
+machine and with every library version, and an added episode does not reshuffle the others.
 
 Validation comes from the training side, by group: whole variants (a variant is a family's workload with one
-set of parameters), or whole episodes for `random_group`. It fixes the alarm threshold and watches training;
-no model is fitted to it.
+set of parameters), or whole episodes for `random_group` and `random_window`. It fixes the alarm threshold and
+watches training; no model is fitted to it. `family_disjoint` validates by variants too: of some fifteen
+families, whole ones for validation would leave few to train on and hang the threshold on one or two.
+
+What each recipe promises is checked on its result, see `split_checks`.
 """
 
-import hashlib
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from training.trainer.errors import BadConfig, BadData
-from training.trainer.options import SPLIT_RECIPES, Json, did_you_mean
+from training.trainer.options import SPLIT_RECIPES, did_you_mean
+from training.trainer.split_checks import check_promises, check_sides
+from training.trainer.split_keys import (
+    DEFAULT_WINDOW_S,
+    EpisodeKey,
+    Group,
+    Placed,
+    Rows,
+    Split,
+    episode_of,
+    family_of,
+    named,
+    rank,
+    variant_of,
+)
 
 TEST_SHARE = 0.25
 VALIDATION_SHARE = 0.2
 
 
-@dataclass(frozen=True)
-class EpisodeKey:
-    """What a split may know of an episode. `suspicious`: some interval of it carries that label."""
-
-    episode_id: str
-    host: str
-    family: str
-    variant: str
-    suspicious: bool
-
-
-@dataclass(frozen=True)
-class Split:
-    """Indices into the sequence of keys, ascending and disjoint. Episodes of hosts that the recipe was told
-    to leave out lie on no side. `held_out` says in words what the test side is."""
-
-    recipe: str
-    train: tuple[int, ...]
-    validation: tuple[int, ...]
-    test: tuple[int, ...]
-    held_out: str
-
-    def sides(self) -> Mapping[str, tuple[int, ...]]:
-        """The three sides by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
-Group = Callable[[EpisodeKey], Hashable]
-
-
-def _variant(key: EpisodeKey) -> tuple[str, str]:
-    return (key.family, key.variant)
-
-
-def _episode(key: EpisodeKey) -> str:
-    return key.episode_id
-
-
-def _family(key: EpisodeKey) -> str:
-    return key.family
-
-
-def _host(key: EpisodeKey) -> str:
-    return key.host
-
-
-def make_split(keys: Sequence[EpisodeKey], recipe: str, train_hosts: Iterable[str], seed: int) -> Split:
+def make_split(
+    keys: Sequence[EpisodeKey],
+    recipe: str,
+    train_hosts: Iterable[str],
+    seed: int,
+    window_s: float = DEFAULT_WINDOW_S,
+) -> Split:
     """Split episodes by a recipe of `SPLIT_RECIPES`.
 
     `train_hosts` are the hosts whose episodes train. Empty: `host_disjoint` holds out one host, chosen by the
     seed; the other recipes use all hosts. Given: `host_disjoint` tests on all other hosts; the other recipes
-    use the episodes of those hosts alone, on every side.
+    use the episodes of those hosts alone, on every side. `window_s` is the length of a window, which `time`
+    keeps between the end of training and the start of the test.
 
-    Raises BadConfig for an unknown recipe or host, BadData when a side would be empty or hold one label only.
+    Raises BadConfig for an unknown recipe or host, BadData when a side would be empty or hold one label only,
+    when the recipe cannot be followed on this data, or when its result breaks what it promises.
     """
     hosts = frozenset(train_hosts)
-    _check_hosts(keys, hosts)
-    if recipe == "host_disjoint":
-        rest, test, held_out = _by_host(keys, hosts, seed)
-        group: Group = _variant
-    elif recipe == "variant_disjoint":
-        rest, test, held_out = _by_group(keys, hosts, seed, _variant, "whole variants of each family")
-        group = _variant
-    elif recipe == "random_group":
-        rest, test, held_out = _by_group(keys, hosts, seed, _episode, "random whole episodes of each family")
-        group = _episode
-    else:
+    if recipe not in SPLIT_RECIPES:
         hint = did_you_mean(recipe, SPLIT_RECIPES)
         raise BadConfig(
             f"split_recipe: found {recipe!r}, expected one of {', '.join(SPLIT_RECIPES)}"
             + (f"; did you mean {hint}?" if hint else "")
         )
+    _check_hosts(keys, hosts)
+    used = [index for index, key in enumerate(keys) if not hosts or key.host in hosts]
+    group: Group = episode_of if recipe in ("random_group", "random_window") else variant_of
+    embargoed: set[int] = set()
+    match recipe:
+        case "host_disjoint":
+            used = list(range(len(keys)))
+            test, held_out = _by_host(keys, hosts, seed)
+        case "family_disjoint":
+            test = _hold_out(keys, used, family_of, TEST_SHARE, f"{seed}/test", by_family=False)
+            held_out = "families " + ", ".join(sorted({keys[index].family for index in test}))
+        case "variant_disjoint":
+            test = _hold_out(keys, used, group, TEST_SHARE, f"{seed}/test", by_family=True)
+            held_out = "whole variants of each family"
+        case "time":
+            test, embargoed, held_out = _by_time(keys, used, window_s)
+        case "random_group":
+            test = _hold_out(keys, used, group, TEST_SHARE, f"{seed}/test", by_family=True)
+            held_out = "random whole episodes of each family"
+        case _:
+            test, held_out = set(), "random windows of the episodes that train (leaky: for comparison only)"
+    rest = [index for index in used if index not in test and index not in embargoed]
     validation = _hold_out(keys, rest, group, VALIDATION_SHARE, f"{seed}/validation", by_family=False)
-    train = [index for index in rest if index not in validation]
-    split = Split(recipe, tuple(train), tuple(sorted(validation)), tuple(sorted(test)), held_out)
-    _check_sides(keys, split)
-    _check_overlap(keys, split, group)
+    split = Split(
+        recipe=recipe,
+        train=tuple(index for index in rest if index not in validation),
+        validation=tuple(sorted(validation)),
+        test=tuple(sorted(test)) if recipe != "random_window" else tuple(used),
+        held_out=held_out,
+        group=group,
+        embargoed=tuple(sorted(embargoed)),
+        window_s=window_s,
+        seed=seed,
+    )
+    check_sides(keys, split)
+    check_promises(keys, split)
     return split
 
 
-def describe(split: Split, keys: Sequence[EpisodeKey]) -> dict[str, Json]:
-    """The split for `split.json`: sorted episode ids and what distinguishes each side."""
-    sides: dict[str, Json] = {}
-    for name, indices in split.sides().items():
-        chosen = [keys[index] for index in indices]
-        hosts: list[Json] = [*sorted({key.host for key in chosen})]
-        families: list[Json] = [*sorted({key.family for key in chosen})]
-        episodes: list[Json] = [*sorted(key.episode_id for key in chosen)]
-        sides[name] = {
-            "hosts": hosts,
-            "families": families,
-            "n_suspicious": sum(key.suspicious for key in chosen),
-            "n_episodes": len(chosen),
-            "episodes": episodes,
-        }
-    shared: dict[str, Json] = {**overlap(keys, split)}
-    return {
-        "recipe": split.recipe,
-        "held_out": split.held_out,
-        "sides": sides,
-        "on_both_train_and_test": shared,
+def side_rows(split: Split, windows: Placed, keys: Sequence[EpisodeKey]) -> Mapping[str, Rows]:
+    """The windows of each side by its name, as ascending row numbers. No row lies on two sides."""
+    rows = {
+        name: np.flatnonzero(np.isin(windows.episode, np.array(side, dtype=np.intp)))
+        for name, side in split.sides().items()
     }
-
-
-def _rank(purpose: str, name: Hashable) -> str:
-    return hashlib.sha256(f"{purpose}/{name!r}".encode()).hexdigest()
+    if split.recipe == "random_window":
+        rows["test"] = _random_windows(windows, keys, rows["test"], split.seed)
+        for name in ("train", "validation"):
+            rows[name] = np.setdiff1d(rows[name], rows["test"], assume_unique=True)
+    return rows
 
 
 def _check_hosts(keys: Sequence[EpisodeKey], train_hosts: frozenset[str]) -> None:
@@ -140,9 +125,7 @@ def _check_hosts(keys: Sequence[EpisodeKey], train_hosts: frozenset[str]) -> Non
         )
 
 
-def _by_host(
-    keys: Sequence[EpisodeKey], train_hosts: frozenset[str], seed: int
-) -> tuple[list[int], set[int], str]:
+def _by_host(keys: Sequence[EpisodeKey], train_hosts: frozenset[str], seed: int) -> tuple[set[int], str]:
     known = {key.host for key in keys}
     if not train_hosts:
         if len(known) < 2:
@@ -150,19 +133,44 @@ def _by_host(
                 f"host_disjoint needs episodes of at least two hosts, found {', '.join(sorted(known))}; "
                 "add a host or choose variant_disjoint"
             )
-        out = min(known, key=lambda host: _rank(f"{seed}/host", host))
+        out = min(known, key=lambda host: rank(f"{seed}/host", host))
         train_hosts = frozenset(known - {out})
     test = {index for index, key in enumerate(keys) if key.host not in train_hosts}
-    held_out = "hosts " + ", ".join(sorted(known - train_hosts))
-    return [index for index in range(len(keys)) if index not in test], test, held_out
+    return test, "hosts " + ", ".join(sorted(known - train_hosts))
 
 
-def _by_group(
-    keys: Sequence[EpisodeKey], train_hosts: frozenset[str], seed: int, group: Group, what: str
-) -> tuple[list[int], set[int], str]:
-    used = [index for index, key in enumerate(keys) if not train_hosts or key.host in train_hosts]
-    test = _hold_out(keys, used, group, TEST_SHARE, f"{seed}/test", by_family=True)
-    return [index for index in used if index not in test], test, what
+def _by_time(
+    keys: Sequence[EpisodeKey], used: Sequence[int], window_s: float
+) -> tuple[set[int], set[int], str]:
+    """(test, embargoed, held out): the cut is the start of the earliest test episode. Episodes that start
+    together lie on one side, so the share is met only as closely as the start times allow."""
+    lacking = [keys[index].episode_id for index in used if keys[index].started_at_s is None]
+    if lacking:
+        raise BadData(
+            f"time: {len(lacking)} of {len(used)} episodes do not say when they were recorded (no started_at_s: "
+            f"{named(name[:16] for name in lacking)}); record or import them again with the time of their "
+            "start, or choose variant_disjoint"
+        )
+    start_s = {index: float(keys[index].started_at_s or 0) for index in used}
+    later_starts = sorted(set(start_s.values()))[1:]
+    if not later_starts:
+        raise BadData(
+            f"time: all {len(used)} episodes start at the same second, so none is later than another; "
+            "choose random_group"
+        )
+    wanted = TEST_SHARE * len(used)
+    cut_s = min(
+        later_starts,
+        key=lambda cut: (abs(sum(start >= cut for start in start_s.values()) - wanted), -cut),
+    )
+    test = {index for index in used if start_s[index] >= cut_s}
+    embargoed = {
+        index
+        for index in used
+        if index not in test and start_s[index] + keys[index].duration_s + window_s > cut_s
+    }
+    held_out = f"what was recorded from Unix second {cut_s:.0f} on"
+    return test, embargoed, held_out
 
 
 def _hold_out(
@@ -175,59 +183,34 @@ def _hold_out(
     by_family: bool,
 ) -> set[int]:
     """About `share` of the groups of the pool, chosen within strata (label, and family where asked) so that
-    no stratum is lost on either side: a stratum of one group stays where it is."""
-    strata: dict[tuple[bool, str], dict[Hashable, list[int]]] = {}
+    no stratum is lost on either side: a stratum of one group stays where it is. A group counts as suspicious
+    when any episode of it is."""
+    members: dict[Hashable, list[int]] = {}
     for index in pool:
-        key = keys[index]
-        stratum = strata.setdefault((key.suspicious, key.family if by_family else ""), {})
-        stratum.setdefault(group(key), []).append(index)
+        members.setdefault(group(keys[index]), []).append(index)
+    strata: dict[tuple[bool, str], list[Hashable]] = {}
+    for name, indices in members.items():
+        suspicious = any(keys[index].suspicious for index in indices)
+        family = keys[indices[0]].family if by_family else ""
+        strata.setdefault((suspicious, family), []).append(name)
     chosen: set[int] = set()
-    for stratum in strata.values():
-        count = min(max(1, math.floor(share * len(stratum) + 0.5)), len(stratum) - 1)
-        for name in sorted(stratum, key=lambda name: _rank(purpose, name))[:count]:
-            chosen.update(stratum[name])
+    for names in strata.values():
+        count = min(max(1, math.floor(share * len(names) + 0.5)), len(names) - 1)
+        for name in sorted(names, key=lambda name: rank(purpose, name))[:count]:
+            chosen.update(members[name])
     return chosen
 
 
-def _check_sides(keys: Sequence[EpisodeKey], split: Split) -> None:
-    for name, indices in split.sides().items():
-        n_suspicious = sum(keys[index].suspicious for index in indices)
-        if not indices or n_suspicious in (0, len(indices)):
-            raise BadData(
-                f"{split.recipe}: the {name} side has {n_suspicious} suspicious and "
-                f"{len(indices) - n_suspicious} benign episodes, expected some of each; "
-                "record more episodes, or change train_hosts or split_recipe"
-            )
-
-
-def overlap(keys: Sequence[EpisodeKey], split: Split) -> dict[str, int]:
-    """How many episodes, variants, families and hosts of the test side also train or validate."""
-    known = [keys[index] for index in (*split.train, *split.validation)]
-    tested = [keys[index] for index in split.test]
-    return {
-        name: len({what(key) for key in known} & {what(key) for key in tested})
-        for name, what in (
-            ("episodes", _episode),
-            ("variants", _variant),
-            ("families", _family),
-            ("hosts", _host),
-        )
-    }
-
-
-_PROMISES: Mapping[str, tuple[str, ...]] = {
-    "host_disjoint": ("episodes", "hosts"),
-    "variant_disjoint": ("episodes", "variants"),
-    "random_group": ("episodes",),
-}
-
-
-def _check_overlap(keys: Sequence[EpisodeKey], split: Split, group: Group) -> None:
-    """What the recipe promises, checked on its result: a leaky number is worse than no number."""
-    shared = overlap(keys, split)
-    for what in _PROMISES[split.recipe]:
-        if shared[what]:
-            raise BadData(f"{split.recipe}: {shared[what]} {what} lie on both the training and the test side")
-    both = {group(keys[index]) for index in split.train} & {group(keys[index]) for index in split.validation}
-    if both:
-        raise BadData(f"{split.recipe}: {len(both)} groups lie on both the training and the validation side")
+def _random_windows(windows: Placed, keys: Sequence[EpisodeKey], pool: Rows, seed: int) -> Rows:
+    """A quarter of the windows of each label and family, whatever episode they are of."""
+    strata: dict[tuple[bool, str], list[int]] = {}
+    ranks: dict[int, str] = {}
+    for row in pool.tolist():
+        key = keys[int(windows.episode[row])]
+        strata.setdefault((bool(windows.suspicious[row]), key.family), []).append(row)
+        ranks[row] = rank(f"{seed}/window", (key.episode_id, f"{windows.start_s[row]:.6f}"))
+    chosen: list[int] = []
+    for rows in strata.values():
+        count = min(max(1, math.floor(TEST_SHARE * len(rows) + 0.5)), len(rows) - 1)
+        chosen += sorted(rows, key=ranks.__getitem__)[:count]
+    return np.array(sorted(chosen), dtype=np.intp)

@@ -13,5 +13,6 @@ MIGRATIONS: tuple[tuple[int, str], ...] = (
     (1, _FOLDER.joinpath("0001_first.sql").read_text(encoding="utf-8")),
     (2, _FOLDER.joinpath("0002_drain.sql").read_text(encoding="utf-8")),
     (3, _FOLDER.joinpath("0003_datasets.sql").read_text(encoding="utf-8")),
+    (4, _FOLDER.joinpath("0004_shadow_runs.sql").read_text(encoding="utf-8")),
 )
 """(version, script), ascending; a released script never changes, a change is a new number."""

@@ -42,23 +42,32 @@ UPDATE job SET ready_at = :ready_at WHERE class_id = :class_id AND status = 'pen
 SELECT * FROM job WHERE job_id = :job_id;
 
 -- name: job_list
-SELECT * FROM job ORDER BY priority DESC, seq LIMIT :limit;
+SELECT * FROM job WHERE kind = :kind ORDER BY priority DESC, seq LIMIT :limit;
 
 -- name: job_list_by_status
-SELECT * FROM job WHERE status = :status ORDER BY priority DESC, seq LIMIT :limit;
+SELECT * FROM job WHERE kind = :kind AND status = :status ORDER BY priority DESC, seq LIMIT :limit;
 
 -- name: job_live
 SELECT * FROM job WHERE status IN ('claimed', 'running');
 
 -- name: job_counts
-SELECT status, count(*) AS n FROM job GROUP BY status;
+SELECT status, count(*) AS n FROM job WHERE kind = 'job' GROUP BY status;
 
 -- name: job_ids_in_manifest
-SELECT job_id FROM job WHERE held = 0;
+-- Shadow runs never stand there: a reload leaves them alone.
+SELECT job_id FROM job WHERE held = 0 AND kind = 'job';
 
 -- name: job_add
 INSERT INTO job (job_id, name, model, mode, spec, priority, class_id, status, ready_at)
 VALUES (:job_id, :name, :model, :mode, :spec, :priority, :class_id, 'pending', :ready_at);
+
+-- name: shadow_add
+INSERT INTO job (job_id, name, model, mode, spec, priority, class_id, status, dataset_id, kind, of_job_id, of_artifact_id)
+VALUES (:job_id, :name, :model, :mode, :spec, :priority, :class_id, 'pending', :dataset_id, 'shadow', :of_job_id,
+    :of_artifact_id);
+
+-- name: shadows_of
+SELECT * FROM job WHERE kind = 'shadow' AND of_job_id = :job_id ORDER BY seq;
 
 -- name: job_claim
 -- The atomic claim: one conditional UPDATE on a pending row. (RETURNING would double its time; who claims knows
