@@ -22,11 +22,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.side_by_side import positive, side_by_side
 from benchmarks.tsc_data import PEERS, SETS, NoData, Problem, folder, load
 from benchmarks.tsc_recipes import OURS, RECIPES
 from benchmarks.tsc_table import MEASURED, page
@@ -112,7 +113,7 @@ class Bench:
         started_s = time.monotonic()
         done = 0
         cold = [run for run in runs if run.cache == "cold"]
-        with ThreadPoolExecutor(jobs) as pool:
+        with side_by_side(jobs) as pool:
             for some in (cold, [run for run in runs if run.cache != "cold"]):
                 futures = {pool.submit(self._one, run): run for run in some}
                 for future in as_completed(futures):
@@ -172,8 +173,8 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sets", type=_words, default=list(SETS), help="default: all four")
     parser.add_argument("--models", type=_words, default=[*PEERS, *OURS], help="default: ours and aeon's")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once (default 2)")
+    parser.add_argument("--seeds", type=positive, default=5)
+    parser.add_argument("--jobs", type=positive, default=2, help="trainings at once (default 2)")
     parser.add_argument(
         "--json", type=Path, default=KEPT, help="finished trainings (default results/tsc.json)"
     )
@@ -222,4 +223,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        print("\nInterrupted; what is finished is kept. Type the same again to go on.", file=sys.stderr)
+        raise SystemExit(130) from None

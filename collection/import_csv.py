@@ -66,7 +66,11 @@ def _import(arguments: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code; after a failure its reason stands on standard error."""
     arguments = _arguments(argv)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A terminal that is closed sends SIGHUP: Windows has none, and nohup ignores it.
+    stops = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stops.append(signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in stops}
     try:
         print(_import(arguments), end="")
         return 0
@@ -85,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return DEFECT
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

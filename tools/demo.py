@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -36,17 +36,28 @@ from tools.demo_parts import (
     running_receiver,
     start,
 )
-from tools.demo_report import Row, after_lines, artifact_lines, gap_lines, next_lines, text, waiting_lines
+from tools.demo_report import (
+    Row,
+    after_lines,
+    artifact_lines,
+    failure_lines,
+    gap_lines,
+    next_lines,
+    text,
+    waiting_lines,
+)
 from tools.demo_watch import PASSING, POLL_S, Narrator, Watch
 from training.fleet.capability import detect
 from training.fleet.client import FleetError
+from training.fleet.eligibility import HostView, Requirement, Rules, fits
 from training.fleet.manifest import TrainingManifestError, load
+from training.fleet.types import Capability, JobSpec
 
 EXAMPLE = ROOT / "etc" / "training_manifest.toml.example"
 DATASET = ROOT / "datasets" / "lab-v1.json"
 """Names the data set that ships with the repository: {"dataset_id": ..., "episodes": ..., "file": ...}."""
 MODELS = ("gbt", "mlp")
-"""What the short demo's only host may run: the models that need neither a GPU nor torch."""
+"""What the short demo's only host may run: seconds each, without a GPU and without torch."""
 WORKERS = 2
 """Of the full demo; one on a machine with a single core. A training uses one core."""
 SERVE_PORT = 8445
@@ -79,26 +90,40 @@ def this_host(*, full: bool) -> Host:
     return Host(name, (), min(WORKERS, os.cpu_count() or 1))
 
 
-def lacks_gpu(narrator: Narrator) -> bool:
-    """Whether no CUDA job can run here, asked as the worker asks; says so."""
-    if importlib.util.find_spec("torch") is None:
-        raise DemoError(f"{sys.executable} has no torch, which ten of the jobs need.\n  Type: make demo-full")
-    narrator.now("          looking for a GPU ...")
-    found = detect()
-    if found.has_cuda:
-        gpus = ", ".join(gpu.name for gpu in found.gpus or ())
+def require_torch() -> None:
+    """Raises DemoError where the deep models could not train."""
+    if find_spec("torch") is None:
+        raise DemoError(
+            f"{sys.executable} has no torch, which eight of the jobs need.\n"
+            f'  Type: make demo-full; without make: {sys.executable} -m pip install "torch>=2.6"'
+        )
+
+
+def lacks_gpu(found: Capability, jobs: Iterable[JobSpec], narrator: Narrator) -> bool:
+    """Whether there is no GPU here that is large enough for every job, judged as the receiver judges; says so."""
+    gpus = ", ".join(gpu.name for gpu in found.gpus or ()) or "a GPU"
+    here = HostView("here", capability=Capability(has_cuda=found.has_cuda, vram_gib=found.vram_gib))
+    wishes = [
+        Requirement(job.model, require_cuda=job.require_cuda, min_vram_gib=job.min_vram_gib) for job in jobs
+    ]
+    if not found.has_cuda:
+        what = "none that torch can use"
+    elif not all(fits(wish, here, Rules()) for wish in wishes):
+        what = f"{gpus}: too small for what the example asks for; the deep models train on it all the same"
+    else:
         narrator.event("GPU", f"{gpus}: the deep models train on it")
         return False
-    narrator.event(
-        "GPU", f"none that torch can use: {' and '.join(GPU_KEYS)} of the transformer jobs are left out here"
-    )
+    narrator.event("GPU", f"{what}; {' and '.join(GPU_KEYS)} of the transformer jobs are left out here")
     return True
 
 
 def train(folder: Folder, port: int, limit_s: float, narrator: Narrator, *, full: bool) -> bool:
     """Run the fleet until every job that fits is over; whether all of them are trained."""
     host = this_host(full=full)
-    without_gpu = lacks_gpu(narrator) if full else False
+    without_gpu = False
+    if full:
+        narrator.now("          looking for a GPU ...")
+        without_gpu = lacks_gpu(detect(), load(EXAMPLE).jobs, narrator)
     n_jobs = write_manifest(folder, host, without_gpu=without_gpu)
     may = ", ".join(host.models) or "all of them"
     narrator.event(
@@ -122,9 +147,7 @@ def train(folder: Folder, port: int, limit_s: float, narrator: Narrator, *, full
         print("\n".join(artifact_lines(jobs, folder.models, folder.shown)))
         print("\n".join(gap_lines(jobs, folder.models)))
         print("\n".join(waiting_lines(client, host.name, PASSING)))
-    for job in jobs:
-        if job["status"] != "completed":
-            print(f"\n{text(job, 'name')} {text(job, 'status')}: {text(job, 'last_error')}")
+    print("\n".join(failure_lines(jobs)))
     if full and len(jobs) < n_jobs:
         print(f"\nOnly {len(jobs)} of {n_jobs} jobs fit this machine, so this is not the full demo.")
     print(f"\nTotal time: {narrator.elapsed_s():.1f} s")
@@ -188,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.serve:
             serve(folder, args.port)  # ends by Ctrl-C
+        if args.full:
+            require_torch()  # before the last demo is deleted
         prepare(folder, keep=args.keep)
         good = train(folder, args.port, args.limit_s, narrator, full=args.full)
     except (DemoError, FleetError, OSError) as error:

@@ -134,6 +134,18 @@ def waiting_lines(client: FleetClient, host: str, passing: Collection[str]) -> l
     return lines
 
 
+def failure_lines(jobs: Sequence[Row]) -> list[str]:
+    """What failed, with its reason, and how many jobs that cost; nothing when all were trained."""
+    ended = [job for job in jobs if job["status"] in ("failed", "cancelled")]
+    lines: list[str] = []
+    for job in ended:
+        lines += ["", f"{text(job, 'name')} {text(job, 'status')}: {text(job, 'last_error')}"]
+    trained = sum(job["status"] == "completed" for job in jobs)
+    if rest := len(jobs) - trained - len(ended):
+        lines += ["", f"{rest} jobs were not over when the demo stopped."]
+    return lines
+
+
 def after_lines(*, full: bool) -> list[str]:
     """What to type when the demo is over."""
     again = ".venv\\Scripts\\python -m tools.demo --serve" if os.name == "nt" else "make demo-receiver"

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from cis490.digest import short
-from tools.demo_parts import START_S, DemoError, Part, tail
+from tools.demo_parts import DemoError, Part, tail
 from tools.demo_report import Row, number, text
 from training.fleet.client import FleetClient, Unreachable
 
 POLL_S = 0.3
+KNOWN_S = 180.0
+"""Longest wait for a worker's first call: it asks torch for GPUs before, which takes long on a cold or busy machine."""
 NEWS_S = 15.0
 """Pause between two lines about what is going on, where a line cannot be replaced."""
 OVER = ("completed", "failed", "cancelled")
@@ -68,7 +70,7 @@ class Watch:
         self._poll(
             lambda: any(row["host"] == self._host for row in self._client.workers()),
             "reach the receiver",
-            START_S,
+            KNOWN_S,
         )
 
     def until_over(self) -> list[Row]:
@@ -110,7 +112,8 @@ class Watch:
                     )
             if time.monotonic() > deadline_s:
                 logs = "\n".join(tail(part.log) for part in self._parts[1:])
-                raise DemoError(f"the worker did not {goal} within {limit_s:g} s.\n{logs}")
+                more = "\nA slow machine needs longer: --limit-s" if limit_s == self._limit_s else ""
+                raise DemoError(f"the worker did not {goal} within {limit_s:g} s.\n{logs}{more}")
             time.sleep(POLL_S)
 
     def _asked(self, done: Callable[[], bool]) -> bool:

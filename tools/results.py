@@ -3,8 +3,9 @@
     python -m tools.results [--jobs N] [--out DIR] [--only WORD]
 
 Each training is a process of its own, the trainer as the worker starts it, on the data set that ships with the
-repository, on the CPU. What is finished stays in DIR (default: results/), and a second run with the same trainer does
-what is missing. Exit codes: 0 written, 1 a training failed (nothing is written; its last line says why), 2 wrong usage.
+repository, on the CPU. What is finished stays in DIR (default: results/jobs/), and a second run with the same
+trainer, libraries and data set does what is missing. Linux and macOS only. Exit codes: 0 written, 1 a training
+failed (nothing is written; its last line says why), 2 wrong usage, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.side_by_side import positive, side_by_side
 from cis490.episodes.dataset import unpack
 from cis490.files import atomic_write
 from tools.results_table import MEASURED, SPLITS, digits
@@ -77,12 +79,13 @@ def trainings(only: str) -> Iterator[Training]:
                 yield training
 
 
-def measured(training: Training, data: Path, out: Path, trainer: str) -> dict[str, Any]:
-    """The row of one training: the finished one of the same trainer in `out`, or a new one. Raises TrainingFailed."""
+def measured(training: Training, data: Path, out: Path, made_with: dict[str, Any]) -> dict[str, Any]:
+    """The row of one training: the finished one in `out` if it was made with the same, or a new one. `made_with`: what
+    it depends on beside its spec. Raises TrainingFailed."""
     kept = out / f"{training.name}.json"
     if kept.is_file():
         row: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if row["trainer"] == trainer and row["spec"] == training.spec():
+        if row.get("made_with") == made_with and row["spec"] == training.spec():
             return row
     folder = out / training.name
     spec = out / f"{training.name}.spec.json"
@@ -99,7 +102,7 @@ def measured(training: Training, data: Path, out: Path, trainer: str) -> dict[st
         "split": training.split,
         "test": {name: test.get(name) for name in KEPT_MEASURES},
         "cpu_s": round(cpu_s, 1),
-        "trainer": trainer,
+        "made_with": made_with,
         "spec": training.spec(),
     }
     atomic_write(kept, json.dumps(row).encode())
@@ -144,7 +147,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once (default 2)")
+    parser.add_argument("--jobs", type=positive, default=2, help="trainings at once (default 2)")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "results" / "jobs", help="what is finished is kept there"
     )
@@ -155,18 +158,37 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what is missing, write the page; the exit codes stand at the top of this file."""
-    args = arguments().parse_args(argv)
+    """Parse, train, write; the exit codes stand at the top of this file."""
+    parser = arguments()
+    args = parser.parse_args(argv)
+    wanted = list(trainings(args.only))
+    if not wanted:
+        parser.error(
+            f"--only: found {args.only!r}, expected a part of a name such as {next(trainings('')).name}"
+        )
+    try:
+        return write(wanted, args)
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted; what is finished is kept in {args.out}. Type the same again to go on.",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def write(wanted: Sequence[Training], args: argparse.Namespace) -> int:
+    """Train what is missing and write the page. Returns the exit code."""
     args.out.mkdir(parents=True, exist_ok=True)
     used = versions()
     data, dataset_id = open_dataset(args.out)
-    wanted = list(trainings(args.only))
-    trainer = trainer_digest(ROOT)
+    made_with = {"trainer": trainer_digest(ROOT), "dataset_id": dataset_id, "versions": used}
     rows: dict[str, dict[str, Any]] = {}
     failed = 0
     started_s = time.monotonic()
-    with ThreadPoolExecutor(args.jobs) as pool:
-        futures = {pool.submit(measured, training, data, args.out, trainer): training for training in wanted}
+    with side_by_side(args.jobs) as pool:
+        futures = {
+            pool.submit(measured, training, data, args.out, made_with): training for training in wanted
+        }
         for done, future in enumerate(as_completed(futures), 1):
             training = futures[future]
             try:

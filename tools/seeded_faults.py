@@ -30,7 +30,17 @@ from tools.seeded_faults_table import FAULTS, SeededFault
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "datasets", "dist", "htmlcov"
+    ".git",
+    ".venv*",
+    "demo",
+    "demo-full",
+    "results",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "datasets",
+    "dist",
+    "htmlcov",
 )
 LIMIT_S = 240.0
 FOLDER_VARIABLE = "SEEDED_FAULT_FOLDER"

@@ -70,13 +70,20 @@ def verify_folder(folder: Path, expected_id: str) -> int:
     return len(paths)
 
 
-def pack(folder: Path, target: Path) -> str:
+def pack(folder: Path, target: Path, *, max_total_bytes: int = MAX_TOTAL_BYTES) -> str:
     """Write the canonical archive of `folder` to `target` and return its dataset_id.
 
     Every episode is parsed first, so an archive never holds a damaged file. The tar is canonical (sorted names,
     no times or owners) and compressed in one call: the same episodes and libzstd version give the same bytes.
+    Raises DatasetError for more than `max_total_bytes`, which `unpack` would refuse on every host.
     """
     ids: list[str] = []
+    total_bytes = sum(path.stat().st_size + tarfile.BLOCKSIZE for path in episode_paths(folder))
+    if total_bytes > max_total_bytes:
+        raise DatasetError(
+            f"{folder}: its episodes have {total_bytes} bytes, expected at most {max_total_bytes} in one archive; "
+            "make several data sets of them, or keep fewer channels or samples"
+        )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for path in episode_paths(folder):

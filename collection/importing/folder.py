@@ -50,6 +50,12 @@ def find_files(folder: Path, description: Description) -> list[str]:
         for path in _matching(folder, pattern)
     }
     found.discard(description.label.table or "")
+    lost = sorted(name for name in found if (folder / name).is_symlink() and not (folder / name).exists())
+    if lost:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        raise MissingInput(
+            f"{folder / lost[0]}{more}: a link to a file that is not there; fetch the file, or take the link away"
+        )
     if not found:
         patterns = ", ".join(map(repr, description.files.include))
         raise MissingInput(f"{folder}: found no file that matches files.include = {patterns}")
@@ -58,7 +64,12 @@ def find_files(folder: Path, description: Description) -> list[str]:
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
     try:
-        return [path for path in folder.glob(pattern) if path.is_file()]
+        # A link that leads nowhere is a recording that is missing, not one to pass over.
+        return [
+            path
+            for path in folder.glob(pattern)
+            if path.is_file() or (path.is_symlink() and not path.exists())
+        ]
     except (ValueError, NotImplementedError) as error:
         raise MissingInput(f"files.include: {pattern!r} is no pattern below the folder: {error}") from error
 
@@ -79,6 +90,13 @@ def import_folder(
     for target in (out, pack_to):
         if target is not None and (target.exists() or target.is_symlink()):
             raise CannotCreate(f"{target}: exists already; delete it or choose another name")
+    if pack_to is not None and not pack_to.parent.is_dir():
+        # Told now, and not when a million rows have been read.
+        raise CannotCreate(
+            f"{pack_to}: cannot be written: there is no folder {pack_to.parent}; make it, or choose another --pack"
+        )
+    if pack_to is not None and os.path.abspath(pack_to) == os.path.abspath(out):
+        raise CannotCreate(f"{out}: --out and --pack are the same; the one is a folder, the other a file")
     files = find_files(folder, description)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +114,9 @@ def import_folder(
         partial.chmod(0o755)
         partial.rename(out)
         packed = False  # from here on both results stay
+    except DatasetError as error:
+        text = str(error).replace(str(partial), str(out))
+        raise BadRows(f"{text}; nothing was imported") from error
     except OSError as error:
         raise CannotCreate(f"{error.filename or out}: cannot be written: {error.strerror}") from error
     finally:

@@ -83,6 +83,11 @@ class _Columns:
     roles: Mapping[str, int]
 
 
+def _plain(name: str) -> str:
+    """A column's name for a message: a file that is no table should not write to somebody's terminal."""
+    return name if name.isprintable() else shown(name)
+
+
 class CsvFile:
     """Reads one file. `name` is its path below the folder, for messages."""
 
@@ -195,7 +200,7 @@ class CsvFile:
             elif len(fields) == 1:
                 hint = self._delimiter_hint(line_text) or hint
             found = "it twice" if fields.count(column) else "no such column"
-            listed = ", ".join(fields[:12]) + (", ..." if len(fields) > 12 else "")
+            listed = ", ".join(_plain(field) for field in fields[:12]) + (", ..." if len(fields) > 12 else "")
             self._faults.add(self._name, line, column, found, f"it once; the columns are {listed}", hint)
         if not missing:
             at = {name: n for n, name in enumerate(fields)}
@@ -321,6 +326,8 @@ class CsvFile:
             return self._even(np.arange(self._rows, self._rows + n_rows))
         unit = self._rules.time.unit
         column = table[f"f{at}"]
+        if unit == "iso8601" and bool(np.any(np.strings.str_len(column) >= NUMBER_CHARS)):
+            return None  # cut, perhaps: what remains could be a time although the whole is none
         if unit in ("s", "ms"):
             floats = self._floats(column)
             return None if floats is None else times.from_column(floats, unit)

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cis490.clock import ManualClock
+from cis490.database import sqlite
 from tests.factories.fleet import ARTIFACT, OTHER_ARTIFACT, job, job_id, manifest
 from tests.factories.live_receiver import Answer, LiveReceiver, live_receiver
 from training.fleet import shadows
-from training.fleet.eligibility import Rules
+from training.fleet.eligibility import Rules, requirement_of
 from training.fleet.queue import JobQueue
 from training.fleet.rows import JobRow
 from training.fleet.specs import Reference
-from training.fleet.types import Capability, HostSpec, JobSpec
+from training.fleet.sql import MIGRATIONS
+from training.fleet.types import Capability, Gpu, HostSpec, JobSpec
 
 X, Y = job("x", priority=-5), job("y", priority=-9)
 LINUX = Capability(os="linux", arch="x86_64", cores=4, ram_gib=16.0, has_cuda=False)
 ARM = replace(LINUX, arch="aarch64")
+CLASS_OF_VERSION_3 = json.dumps(asdict(requirement_of(X)), sort_keys=True, separators=(",", ":"))
 
 
 @pytest.fixture
@@ -173,6 +176,45 @@ def test_a_run_survives_a_restart_of_the_receiver(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_database_from_before_there_were_runs_keeps_its_jobs_and_can_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    old = sqlite.connect(str(path))
+    sqlite.migrate(old, MIGRATIONS[:3])
+    old.execute("INSERT INTO requirement_class (key) VALUES (?)", (CLASS_OF_VERSION_3,))
+    for number, status in enumerate(("pending", "running", "completed", "failed", "cancelled")):
+        spec = job(status)
+        old.execute(
+            "INSERT INTO job (job_id, name, model, mode, spec, priority, class_id, status, epoch, claimed_by,"
+            " artifact_id) VALUES (?, ?, ?, ?, ?, ?, 1, ?, 1, 'a', ?)",
+            (
+                spec.job_id,
+                status,
+                spec.model,
+                spec.mode,
+                json.dumps(spec.to_dict()),
+                number,
+                status,
+                ARTIFACT,
+            ),
+        )
+        old.execute(
+            "INSERT INTO attempt (job_id, epoch, generation, host, claimed_at) VALUES (?, 1, 1, 'a', 0)",
+            (spec.job_id,),
+        )
+    old.execute(
+        "INSERT INTO worker (host, capability, first_seen_at, last_seen_at) VALUES ('a', ?, 0, 0)",
+        (json.dumps(LINUX.to_dict()),),
+    )
+    old.close()
+    queue = JobQueue(path, clock=ManualClock())
+    assert {row.name: (row.status, row.kind) for row in queue.list_jobs()} == {
+        status: (status, "job") for status in ("pending", "running", "completed", "failed", "cancelled")
+    }
+    assert started(queue, job("completed")).of_artifact_id == ARTIFACT
+    assert queue.heartbeat(job_id("running"), "a"), "who trained during the update goes on"
+    queue.close()
+
+
 # -- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -209,6 +251,49 @@ def test_a_stale_result_is_not_verified_and_the_answer_says_what_has_changed(
     refused = shadows.start(queue, X.job_id)
     assert (refused.http_status, refused.told) == (409, {"stale": stale})
     assert "a comparison would say nothing" in refused.reason
+
+
+def test_a_run_of_an_earlier_artifact_is_in_nobodys_way(queue: JobQueue) -> None:
+    """Else `verify` would attach to it, and its verdict would be of an artifact that is not the accepted one."""
+    completed(queue)
+    earlier = started(queue)
+    assert queue.requeue(X.job_id, force=True)
+    assert queue.claim("a", LINUX).row is not None
+    assert queue.complete(X.job_id, "a", artifact_id=OTHER_ARTIFACT)
+    now = started(queue)
+    assert (earlier.of_artifact_id, now.of_artifact_id) == (ARTIFACT, OTHER_ARTIFACT)
+    assert (now.name, row_of(queue, earlier.job_id).status) == ("x.verify-2", "pending")
+    assert shadows.start(queue, X.job_id).told == {"shadow_job_id": now.job_id}
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_runs_count_neither_for_nor_against_a_host(tmp_path: Path, fails: bool) -> None:
+    """A verification is an extra: it takes no host from the jobs, and does not hide that jobs fail on it."""
+    jobs = [job(f"j{number}") for number in range(4)]
+    queue = JobQueue(tmp_path / "two.db", clock=ManualClock())
+    queue.apply_manifest(manifest(jobs[0], pause_after_failures=2))
+    completed(queue, jobs[0])
+    if not fails:
+        queue.apply_manifest(manifest(*jobs[:2], pause_after_failures=2))
+        failed_for_good(queue, jobs[1].job_id)
+    run = started(queue, jobs[0])
+    if fails:
+        failed_for_good(queue, run.job_id)
+        again = started(queue, jobs[0])
+        failed_for_good(queue, again.job_id)
+        assert queue.matcher.seen["a"].paused_reason is None
+    else:
+        assert queue.claim("a", LINUX).row is not None
+        assert queue.complete(run.job_id, "a", artifact_id=ARTIFACT)
+        assert queue.matcher.seen["a"].failures_in_a_row == 1
+    queue.close()
+
+
+def failed_for_good(queue: JobQueue, wanted: str) -> None:
+    while row_of(queue, wanted).status == "pending":
+        claimed = queue.claim("a", LINUX).row
+        assert claimed is not None
+        assert queue.fail(claimed.job_id, "a", error="no", fail_class="program")
 
 
 def test_a_run_of_a_run_is_refused(queue: JobQueue) -> None:
@@ -251,6 +336,15 @@ def test_only_hosts_like_the_one_that_trained_it_may_verify(queue: JobQueue) -> 
     }
     assert refused["d"] == ["allowed_hosts"]
     assert "allowed_hosts" not in refused["a"] + refused["c"]
+
+
+def test_a_gpu_that_the_manifest_takes_from_a_host_puts_it_among_those_without(queue: JobQueue) -> None:
+    seen = {"a": LINUX, "b": replace(LINUX, has_cuda=True, gpus=[Gpu("H100", 80.0)]), "c": LINUX}
+    seen = {name: replace(one, torch_version="2.13.0") for name, one in seen.items()}
+    net, lowered = replace(X, model="cnn"), {"b": HostSpec("b", capability=Capability(has_cuda=False))}
+    assert shadows.hosts_for(net, "a", seen, {}, Rules()) == ("a", "c")
+    assert shadows.hosts_for(net, "a", seen, lowered, Rules()) == ("a", "b", "c")
+    assert shadows.hosts_for(net, "b", seen, lowered, Rules()) == ("a", "b", "c")
 
 
 def test_the_jobs_own_hosts_and_the_hosts_policies_count_too() -> None:

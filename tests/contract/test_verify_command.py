@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from tests.factories.command import Result, run
 from tests.factories.live_receiver import TOKEN, LiveReceiver, live_receiver
 from training.fleet import bundle
+from training.fleet.client import FleetClient, Unreachable
+from training.fleet.exits import Stop
+from training.fleet.verification import wait
 
 MANIFEST = 'name = "t"\n[[jobs]]\nmodel = "gbt"\nmode = "realistic"\n'
 JOB = "gbt-realistic"
@@ -155,6 +159,52 @@ def test_ctrl_c_leaves_it_running(trainer: Trainer) -> None:
     found = verify(trainer, sleep=once(interrupt))
     assert (found.code, "goes on without this command" in found.err) == (130, True)
     assert verify(trainer, sleep=once(trainer.train)).code == 0
+
+
+class Away(FleetClient):
+    """Cannot reach the receiver for so many questions."""
+
+    left = 0
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        if self.left:
+            self.left -= 1
+            raise Unreachable("no answer")
+        return super().job(job_id)
+
+
+def waited_for(trainer: Trainer, questions: int) -> Mapping[str, Any] | Stop:
+    """A run that ends while the receiver is away for so many questions, a minute apart."""
+    client, clock = Away(trainer.receiver.url, operator_token=TOKEN), [0.0]
+    run = client.job(str(client.verify(client.jobs()[0]["job_id"])["shadow_job_id"]))
+    trainer.train()
+    client.left = questions
+
+    def sleep(seconds: float) -> None:
+        clock[0] += 60.0
+
+    try:
+        return wait(client, run, io.StringIO(), lambda: clock[0], sleep)
+    except Stop as stop:
+        return stop
+    finally:
+        client.close()
+
+
+def test_a_receiver_that_is_away_for_a_while_is_waited_for(trainer: Trainer) -> None:
+    """A run may take hours; a restart of the receiver takes seconds, and the run outlives it."""
+    found = waited_for(trainer, 3)
+    assert not isinstance(found, Stop)
+    assert found["status"] == "completed"
+
+
+def test_one_that_stays_away_ends_the_waiting_and_the_command_to_wait_again_is_told(trainer: Trainer) -> None:
+    found = waited_for(trainer, 1000)
+    assert isinstance(found, Stop)
+    assert found.code == 3
+    assert f"{JOB}.verify-1 goes on without this command" in found.lines[0]
+    assert "no answer" in found.lines[0]
+    assert "cis490-jobs verify" in found.lines[1]
 
 
 def test_what_cannot_be_verified_is_exit_13_with_the_reason(trainer: Trainer) -> None:

@@ -79,9 +79,46 @@ def test_a_target_that_cannot_be_written_is_73(importer: Importer, tmp_path: Pat
 
 
 def test_a_pack_that_cannot_be_written_leaves_nothing(importer: Importer, tmp_path: Path) -> None:
-    done = importer({"a.csv": table()}, "", "out", "--pack", str(tmp_path / "none" / "x.zst"))
+    """And it is told before anything is read."""
+    done = importer({"a.csv": "not read"}, "", "out", "--pack", str(tmp_path / "none" / "x.zst"))
     assert done.code == 73
-    assert "cannot be written" in done.err
+    assert "x.zst: cannot be written: there is no folder" in done.err
+    assert importer.left_behind() == []
+
+
+def test_folder_and_archive_of_one_name_are_refused(importer: Importer, tmp_path: Path) -> None:
+    done = importer({"a.csv": "not read"}, "", "out", "--pack", str(tmp_path / "x" / ".." / "out"))
+    assert done.code == 73
+    done = importer({"a.csv": "not read"}, "", "out", "--pack", str(tmp_path / "out"))
+    assert (done.code, "--out and --pack are the same" in done.err) == (73, True)
+    assert importer.left_behind() == []
+
+
+def test_a_data_set_too_large_for_an_archive_is_refused_and_leaves_nothing(
+    importer: Importer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def for_small_hosts(folder: Path, target: Path) -> str:
+        return pack(folder, target, max_total_bytes=500)
+
+    monkeypatch.setattr("collection.importing.folder.pack", for_small_hosts)
+    done = importer({"a.csv": table()}, "", "out", "--pack", str(tmp_path / "x.zst"))
+    assert done.code == 65
+    assert "expected at most 500 in one archive; make several data sets" in done.err
+    assert f"{tmp_path / 'out'}: its episodes have" in done.err
+    assert "Traceback" not in done.err
+    assert importer.left_behind() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_link_to_a_recording_that_is_not_there_is_not_passed_over(
+    importer: Importer, tmp_path: Path
+) -> None:
+    """As git-annex and DVC leave it where a file was not fetched: a data set without it would be half of one."""
+    (tmp_path / "csv-out").mkdir()
+    (tmp_path / "csv-out" / "b.csv").symlink_to("elsewhere/b.csv")
+    done = importer({"a.csv": table()})
+    assert done.code == 66
+    assert "b.csv: a link to a file that is not there" in done.err
     assert importer.left_behind() == []
 
 
@@ -137,7 +174,9 @@ def test_exit_codes_and_what_they_say(tmp_path: Path, arguments: list[str], code
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM cannot be caught there")
-def test_a_stop_on_the_way_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_stop_on_the_way_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """SIGHUP is a terminal that was closed, or a connection that broke."""
     (tmp_path / "csv").mkdir()
     fifo = tmp_path / "csv" / "b.csv"
     (tmp_path / "csv" / "a.csv").write_text(changed(table(), {}))
@@ -145,9 +184,11 @@ def test_a_stop_on_the_way_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "import.toml").write_text(description())
     # The second file never ends, so the signal arrives in the middle of the import.
     program = (
-        "import sys, time; import collection.importing.folder as folder; from collection.import_csv import main\n"
+        "import signal, sys, time; import collection.importing.folder as folder\n"
+        "from collection.import_csv import main\n"
         "def endless(self, advanced):\n    print('reading', flush=True)\n    time.sleep(60)\n    yield\n"
         "one = folder.CsvFile.blocks\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # under nohup it would be ignored
         "folder.CsvFile.blocks = lambda self, done: (endless if self._name == 'b.csv' else one)(self, done)\n"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -159,7 +200,7 @@ def test_a_stop_on_the_way_leaves_nothing(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "reading\n"
         assert len(list(tmp_path.glob(".out.partial-*/lab-a/*.episode"))) == 2
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.Signals[name])
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert errors == "import_csv: stopped; nothing was imported\n"

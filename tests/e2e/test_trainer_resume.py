@@ -43,20 +43,24 @@ class Bench:
         )
 
     def stopped(self, out: str, *more: str) -> tuple[int, str]:
-        """Exit code and last line of a run that gets SIGTERM as soon as it has shown progress, if it is not over."""
+        """Exit code and last line of a run that gets SIGTERM as soon as it has shown progress and, where it has a
+        folder for checkpoints, written one; if it is not over by then."""
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.progress.unlink(missing_ok=True)
         with subprocess.Popen(
             self.command(out, *more), stderr=subprocess.PIPE, text=True, env=env
         ) as process:
             deadline_s = time.monotonic() + 60
-            while process.poll() is None and '"loss"' not in self.shown():
+            while process.poll() is None and not self.is_under_way(saves=bool(more)):
                 assert time.monotonic() < deadline_s
                 time.sleep(0.01)  # there is no other way to wait for a line in a file
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=60)
         return process.returncode, errors.strip().splitlines()[-1]
+
+    def is_under_way(self, *, saves: bool) -> bool:
+        return '"loss"' in self.shown() and (not saves or any(self.checkpoints.glob("checkpoint-*")))
 
     def shown(self) -> str:
         return self.progress.read_text() if self.progress.exists() else ""
@@ -85,7 +89,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, data: Path) -> Bench:
 def test_stopped_in_training_and_run_again_gives_the_same_bytes(bench: Bench) -> None:
     whole = bench.run("whole")
     assert whole.returncode == 0, whole.stderr
-    options = ("--checkpoint-dir", str(bench.checkpoints))
+    options = ("--checkpoint-dir", str(bench.checkpoints), "--checkpoint-every-s", "0")
     code, said = bench.stopped("parts", *options)
     assert code == 75, said
     assert "a checkpoint is kept for the next attempt" in said
@@ -118,7 +122,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(bench: Bench) -> 
 
 
 def test_the_checkpoint_of_another_job_is_told_of_and_not_used(bench: Bench) -> None:
-    options = ("--checkpoint-dir", str(bench.checkpoints))
+    options = ("--checkpoint-dir", str(bench.checkpoints), "--checkpoint-every-s", "0")
     assert bench.stopped("one", *options)[0] == 75
     other = bench.run("other", *options, "--seed", "4")
     assert other.returncode == 0, other.stderr

@@ -348,6 +348,27 @@ def test_75_when_sigterm_arrives_in_training(model: str, data: Path, tmp_path: P
     assert events(progress)[-1]["exit_code"] == 75
 
 
+LATE = """
+import os, signal, sys
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+sys.late = Late()
+raise ModuleNotFoundError("No module named lightgbm", name="lightgbm")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM cannot be caught there")
+def test_a_stop_that_comes_while_the_interpreter_shuts_down_changes_no_exit_code(
+    data: Path, tmp_path: Path
+) -> None:
+    """With torch that takes a second: a complete training looked killed."""
+    (tmp_path / "lightgbm.py").write_text(LATE)
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = run("--spec", spec_file(tmp_path, "gbt"), "--data", data, "--out", tmp_path / "o", PYTHONPATH=path)
+    refused(done, 69, "pip install lightgbm")
+
+
 def test_78_for_a_bad_configuration_names_every_key(data: Path, tmp_path: Path) -> None:
     spec = spec_file(tmp_path, "gbt", hyper={"num_leavs": 3, "rounds": 0}, mode="relistic")
     done = run("--spec", spec, "--data", data, "--out", tmp_path / "o")

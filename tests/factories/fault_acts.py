@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from tests.factories.fault_fleet import Fleet
+from tests.factories.fault_service import PATIENCE_S
 from tests.factories.proxy import Exchange, Fault
 from training.fleet.client import Refused
 
@@ -112,10 +113,10 @@ def stop_worker(fleet: Fleet, name: str) -> None:
 
 def interrupt_training(fleet: Fleet, name: str) -> None:
     """A worker is stopped in the middle of a long training of the real trainer, which goes on from its checkpoint."""
-    fleet.add(name, rounds=5000)
+    fleet.add(name, rounds=2000)
     fleet.wait(lambda: "loss" in fleet.progress(), f"{name} to make progress")
     next(iter(fleet.workers.values())).restart()
-    fleet.until(name, "completed")
+    fleet.wait(lambda: fleet.row(name)["status"] == "completed", f"{name} to be completed", 3 * PATIENCE_S)
 
 
 def kill_worker(fleet: Fleet, name: str) -> None:

@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--describe", action="store_true")
     for name in ("--spec", "--data", "--out", "--progress-file", "--checkpoint-dir"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--device")
     args = parser.parse_args()
     if args.describe:
         print(json.dumps(DESCRIPTION))

@@ -4,7 +4,7 @@ What it does stands in the job's `hyper`: `progress` (lines to write), `say` (te
 (a file that it waits for), `grandchild` (a file to write the pid of a process into, which it starts),
 `on_term` ("ignore", "finish", or the exit code; default 75), `exit` (default 0), `pid` (a file for its own),
 `found` (a file that gets the names it finds in its folder for checkpoints, a line each start), `save` (a name
-to write there).
+to write there), `device` (a file that gets the device it was told to use, as JSON).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--describe", action="store_true")
     for name in ("--spec", "--data", "--out", "--progress-file", "--checkpoint-dir"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--device")
     args = parser.parse_args()
     if args.describe:
         print(json.dumps(DESCRIPTION))
@@ -41,6 +42,8 @@ def main() -> int:
     if "found" in do:
         with Path(do["found"]).open("a") as found:
             found.write(",".join(sorted(path.name for path in args.checkpoint_dir.iterdir())) + "\n")
+    if "device" in do:
+        Path(do["device"]).write_text(json.dumps(args.device))
     if "save" in do:
         (args.checkpoint_dir / do["save"]).write_text("half way")
     if "grandchild" in do:

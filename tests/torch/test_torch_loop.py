@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.factories.small_series import Recorded, hyper_of, series_data, train
-from training.trainer.errors import BadConfig
 from training.trainer.models import Context, NoSession, module_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed; scripts/setup.sh all brings it")
@@ -202,15 +201,3 @@ def test_the_last_state_of_a_backward_gru_has_seen_the_whole_window() -> None:
         return net._last(net.layers[0](series.transpose(1, 2))[0])[0]
 
     assert (last(x) != last(changed)).all()
-
-
-def test_channels_without_as_many_kernels_are_refused_by_their_keys() -> None:
-    with pytest.raises(BadConfig, match=r"hyper\.channels has 2 entries and hyper\.kernels 1"):
-        train("cnn", channels=[4, 4], kernels=[3])
-
-
-def test_a_width_that_the_heads_do_not_divide_is_refused_by_its_keys() -> None:
-    with pytest.raises(
-        BadConfig, match=r"hyper\.d_model is 16, expected a multiple of hyper\.heads, which is 3"
-    ):
-        train("transformer", d_model=16, heads=3)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cis490.clock import ManualClock
-from training.trainer.checkpoints import MOST_SHARE, Checkpoints, Unusable, decode, encode, identity_of
+from cis490.files import temporary_name
+from training.trainer.checkpoints import MAGIC, MOST_SHARE, Checkpoints, Unusable, decode, encode, identity_of
 from training.trainer.errors import Preempted
 from training.trainer.models import Step
 from training.trainer.options import Json
@@ -126,6 +127,48 @@ def test_a_disk_that_cannot_be_written_is_reported_once_and_ends_nothing(tmp_pat
     assert "training goes on without" in desk.warnings[0]
 
 
+def test_a_state_for_which_the_memory_is_too_little_is_reported_once_and_ends_nothing(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    def state() -> Mapping[str, bytes]:
+        raise MemoryError("cannot allocate 9 GiB")
+
+    for _ in range(2):
+        desk.clock.advance(31)
+        session(desk, stops=False).tick(state)
+        assert not desk.checkpoints.is_due
+    assert len(desk.warnings) == 1
+    assert "out of memory: cannot allocate 9 GiB" in desk.warnings[0]
+    with pytest.raises(Preempted, match="could not be written"):
+        session(desk, stops=True).tick(state)
+
+
+def test_what_a_killed_process_left_unfinished_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    unfinished = temporary_name(tmp_path / "checkpoint-1")
+    unfinished.write_bytes(b"half")
+    foreign = tmp_path / ".notes.0123456789abcdef.tmp"
+    foreign.write_text("mine")
+    desk = Desk(tmp_path)
+    assert desk.checkpoints.save(STATE)
+    assert desk.names() == [foreign.name, "checkpoint-1"]
+    unfinished.write_bytes(b"half")
+    desk.checkpoints.clear()
+    assert desk.names() == [foreign.name]
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_does_not_make_the_new_one_unwritten(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    desk = Desk(tmp_path)
+    assert [desk.checkpoints.save(STATE), desk.checkpoints.save(STATE)] == [True, True]
+    assert desk.warnings == []
+
+
+@pytest.mark.parametrize("head", [b"[" * 60_000, b'{"identity": "", "sha256": "", "files": [["a", 1e999]]}'])
+def test_a_head_that_no_trainer_wrote_is_passed_over(head: bytes) -> None:
+    with pytest.raises(Unusable, match="its head cannot be read"):
+        decode(MAGIC + head + b"\n", ID)
+
+
 def test_the_first_checkpoint_is_due_after_the_period_and_the_next_one_period_later(tmp_path: Path) -> None:
     desk = Desk(tmp_path, every_s=30)
     due: list[bool] = []
@@ -174,7 +217,7 @@ def test_a_stop_on_a_full_disk_says_so(tmp_path: Path) -> None:
 
 def test_a_model_without_a_state_leaves_no_checkpoint_and_promises_none(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    with pytest.raises(Preempted, match="nothing between start and end that could be kept"):
+    with pytest.raises(Preempted, match="nothing yet that the next attempt could go on from"):
         session(desk, stops=True).tick(dict)
     assert desk.names() == []
 

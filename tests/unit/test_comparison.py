@@ -29,6 +29,14 @@ def artifact(folder: Path, *, shift: float = 0.0, rows: object = None, **files: 
     return folder
 
 
+def test_what_no_trainer_writes_is_told_as_a_difference_and_not_as_a_traceback(tmp_path: Path) -> None:
+    endless = compare(
+        artifact(tmp_path / "a"), artifact(tmp_path / "b", rows=HEADER + "e" * 200_000 + ",0,0,1\n")
+    )
+    assert (endless.verdict, "predictions.csv is no table" in endless.reason) == ("different", True)
+    assert metric_differences({"x": 10**400}, {"x": 1.0}) == ("x", math.inf)
+
+
 def test_small_differences_of_scores_are_close_and_named(tmp_path: Path) -> None:
     found = compare(artifact(tmp_path / "a"), artifact(tmp_path / "b", shift=0.0005, model_txt="more"))
     assert (found.verdict, found.windows) == ("close", 2)

@@ -2,15 +2,17 @@
 
 import csv
 import io
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from training.trainer import curves
 from training.trainer.curves import Table
-from training.trainer.metrics_ranking import operating_points, roc_auc
+from training.trainer.metrics_ranking import average_precision, operating_points, roc_auc
 from training.trainer.metrics_scored import Scored
 from training.trainer.plots import NAMES, plots
 from training.trainer.spec import parse_job
@@ -50,6 +52,22 @@ def test_the_area_under_the_corners_is_the_roc_auc(decimals: int) -> None:
     roc, _ = curves.roc_and_pr(windows, 0.5)
     found = area(roc.numbers("false_positive_rate"), roc.numbers("true_positive_rate"))
     assert found == pytest.approx(roc_auc(windows.suspicious, windows.scores), abs=1e-5)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 2, 6])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_precision_recall_curve_is_drawn_in_the_steps_whose_area_is_the_pr_auc(
+    decimals: int, seed: int
+) -> None:
+    """Neither the table nor the picture may join two thresholds by a straight line: no threshold lies on it."""
+    windows = scored(decimals, seed)
+    expected = average_precision(windows.suspicious, windows.scores)
+    _, pr = curves.roc_and_pr(windows, 0.5)
+    recall, precision = pr.numbers("recall"), pr.numbers("precision")
+    assert np.diff(recall, prepend=0.0) @ np.array(precision) == pytest.approx(expected, abs=1e-5)
+    drawn = drawn_points(files(windows=windows)["plots/pr.svg"])
+    assert area(drawn[:, 0].tolist(), drawn[:, 1].tolist()) == pytest.approx(expected, abs=1e-3)
+    assert not (np.diff(drawn, axis=0) != 0).all(axis=1).any(), "a slope"
 
 
 def test_a_curve_has_its_corners_only() -> None:
@@ -128,6 +146,18 @@ def test_a_table_as_csv_gives_its_rows_back() -> None:
 def files(recipe: str = "random_group", windows: Scored | None = None) -> dict[str, bytes]:
     job = parse_job({"model": "gbt", "mode": "oracle", "split_recipe": recipe})
     return dict(plots(job, windows or scored(), 0.5, 1.5, KEYS))
+
+
+def drawn_points(svg: bytes) -> NDArray[np.float64]:
+    """(points, 2) of the main line as shares of the plot, whose frame is the axis line."""
+    paths: dict[str | None, str] = {}
+    for element in ET.fromstring(svg).iter(f"{SVG}path"):
+        paths.setdefault(element.get("class"), element.get("d") or "")  # the legend repeats the line's class
+    left, top, bottom, right = (float(n) for n in re.findall(r"[\d.]+", paths["axis"]))
+    pixels = np.array([[float(n) for n in point.split()] for point in paths["line main"][1:].split("L")])
+    return np.stack(
+        ((pixels[:, 0] - left) / (right - left), (bottom - pixels[:, 1]) / (bottom - top)), axis=1
+    )
 
 
 def test_each_picture_lies_beside_its_table() -> None:

@@ -95,6 +95,13 @@ def test_a_name_that_could_not_be_unpacked_is_not_packed(folder: Path, tmp_path:
         pack(folder, tmp_path / "a")
 
 
+def test_what_no_host_would_unpack_is_not_packed(folder: Path, tmp_path: Path) -> None:
+    size = sum(path.stat().st_size for path in folder.glob("*/*"))
+    with pytest.raises(DatasetError, match="make several data sets of them"):
+        pack(folder, tmp_path / "a", max_total_bytes=size)
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("change", ["changed", "missing", "added"])
 def test_a_folder_that_is_not_the_data_set_is_told_apart(folder: Path, tmp_path: Path, change: str) -> None:
     expected = pack(folder, tmp_path / "a")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tools import demo_manifest, demo_report
+from tools import demo, demo_manifest, demo_report
 from tools.demo_manifest import Host
+from tools.demo_watch import Narrator
 from training.fleet import bundle, manifest
 from training.fleet.manifest import Manifest
+from training.fleet.types import Capability
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = (ROOT / "etc" / "training_manifest.toml.example").read_text(encoding="utf-8")
@@ -87,3 +89,47 @@ def test_the_gap_is_oracle_minus_realistic_of_one_model(tmp_path: Path) -> None:
 
 def test_a_model_without_its_other_mode_has_no_gap(tmp_path: Path) -> None:
     assert demo_report.gap_lines([stored(tmp_path, "mlp", "oracle", 0.9)], tmp_path) == []
+
+
+def test_without_torch_the_full_demo_stops_before_the_last_one_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    kept = tmp_path / "kept-result"
+    kept.write_text("of the last demo")
+    (tmp_path / ".cis490-demo").write_text("made by the demo")
+    assert demo.main(["--full", "--folder", str(tmp_path)]) == 1
+    assert kept.exists()
+    assert "has no torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("found", "left_out"),
+    [
+        (Capability(has_cuda=False), True),
+        (Capability(has_cuda=True, vram_gib=4.0), True),  # less than the example asks for
+        (Capability(has_cuda=True, vram_gib=5.8), False),  # sold as 6 GB
+        (Capability(has_cuda=True, vram_gib=80.0), False),
+    ],
+)
+def test_what_this_machine_has_no_gpu_for_is_left_out(found: Capability, left_out: bool) -> None:
+    assert demo.lacks_gpu(found, manifest.load(demo.EXAMPLE).jobs, Narrator()) is left_out
+
+
+def job(name: str, status: str, last_error: str = "") -> dict[str, str]:
+    return {"name": name, "status": status, "last_error": last_error}
+
+
+def test_a_failed_job_is_not_buried_under_those_that_were_not_begun() -> None:
+    jobs = [
+        job("gbt-oracle", "completed"),
+        job("mlp-oracle", "failed", "no such file"),
+        *[job("x", "pending")] * 9,
+    ]
+    assert demo_report.failure_lines(jobs) == [
+        "", "mlp-oracle failed: no such file", "", "9 jobs were not over when the demo stopped."
+    ]  # fmt: skip
+
+
+def test_when_everything_was_trained_there_is_no_failure_to_tell() -> None:
+    assert demo_report.failure_lines([job("gbt-oracle", "completed")]) == []

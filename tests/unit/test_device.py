@@ -1,8 +1,11 @@
 """Where a job trains: every wish is granted or refused with the reason, and torch is asked only when needed."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from training.trainer.device import Asked, choose_device, library_versions
+from training.trainer.device import Asked, choose_device, library_versions, why_no_cuda
 from training.trainer.errors import BadConfig, Unavailable
 from training.trainer.options import MODELS
 
@@ -44,6 +47,17 @@ def test_cuda_that_is_asked_for_and_absent_says_what_is_missing_and_what_to_do(
     assert wish in str(caught.value)
     assert "this host has none: no driver" in str(caught.value)
     assert "cis490-jobs workers" in str(caught.value)
+
+
+def test_a_torch_whose_library_does_not_load_is_a_reason_and_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libc10.so: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert (
+        why_no_cuda() == "a shared library of torch does not load (libc10.so: cannot open shared object file)"
+    )
 
 
 def test_a_job_that_requires_cuda_is_not_quietly_trained_on_the_processor() -> None:

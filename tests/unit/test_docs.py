@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,10 @@ def anchors(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", [path for path in DESIGN_PAGES if path.name not in TABLES], ids=named)
 def test_a_decision_fits_on_a_page(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < MAX_DESIGN_LINES
+
+
+def test_every_module_of_the_fleet_has_its_place_in_the_table_of_layers() -> None:
+    table = page("architecture.md").split("\n## Layers\n")[1].split("\n## ")[0]
+    patterns = re.findall(r"`([\w*]+)`", table)
+    modules = {path.stem for path in (ROOT / "training" / "fleet").glob("*.py")} - {"__init__"}
+    assert {name for name in modules if not any(fnmatch(name, pattern) for pattern in patterns)} == set()

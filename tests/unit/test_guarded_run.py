@@ -192,7 +192,7 @@ def test_a_daemon_that_is_stopped_does_not_keep_the_guard_from_freezing(tmp_path
     daemon = Daemon(tmp_path, lease_s=2.0, for_s=3.0)
     pids = family(tmp_path)
     daemon.process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: state_of(pids[0]) == "T", "the freeze")
+    wait_until(lambda: all(state_of(pid) == "T" for pid in pids), "the freeze of the whole family")
     before = ticks(pids)
     time.sleep(0.2)
     assert ticks(pids) == before

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.fleet.host_class import HostClass, host_class, is_same_class
-from training.fleet.types import Capability, Gpu
+from training.fleet.host_class import HostClass, as_used, device_for, host_class, is_same_class
+from training.fleet.types import AllowedDevice, Capability, Gpu, HostSpec
 
 LINUX = {"os": "linux", "arch": "x86_64", "torch_version": "2.13.0", "has_cuda": False}
 
@@ -63,3 +63,25 @@ def test_a_class_is_told_in_words() -> None:
         "system not told, architecture not told, GPU not told, torch not told"
     )
     assert str(host_class(host(), "gbt")) == "linux, x86_64, cpu"
+
+
+WITHOUT_CUDA = HostSpec("a", capability=Capability(has_cuda=False))
+
+
+def test_a_gpu_that_the_manifest_keeps_from_jobs_is_no_part_of_the_class() -> None:
+    assert host_class(as_used(host("H100"), WITHOUT_CUDA), "cnn") == host_class(host(), "cnn")
+    assert as_used(host("H100"), None) == host("H100")
+    forced = HostSpec("a", capability=Capability(has_cuda=True, os="windows"), force=True)
+    assert as_used(host(), forced) == host(), (
+        "a manifest that claims more does not change what computes there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "require_cuda", "device"),
+    [(False, False, "cpu"), (False, True, "auto"), (True, False, "auto"), (None, False, "auto")],
+)
+def test_a_trainer_is_kept_to_the_processor_where_a_host_is_to_be_one_without_cuda(
+    has_cuda: bool | None, require_cuda: bool, device: AllowedDevice
+) -> None:
+    assert device_for(Capability(has_cuda=has_cuda), require_cuda=require_cuda) == device

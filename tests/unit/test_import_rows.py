@@ -225,3 +225,18 @@ def test_faults_of_a_file_are_told_line_by_line(importer: Importer) -> None:
     """Labels are judged after numbers; a person mends a file from top to bottom."""
     done = importer({"a.csv": changed(table(), {9: "0.700,1,lek", 5: "0.300,1,lek", 7: "0.500,x,normal"})})
     assert [line.split(": ")[1] for line in done.err.splitlines()[:3]] == ["a.csv:5", "a.csv:7", "a.csv:9"]
+
+
+def test_a_time_with_a_long_tail_is_no_time(importer: Importer) -> None:
+    """Long texts are cut in the fast path; what is left of this one would be a time."""
+    rows = ["t,load,what", *(f"2026-01-01T00:00:{n // 10:02d}.{n % 10},1,normal" for n in range(600))]
+    text = description(time='column = "t"\nunit = "iso8601"\n')
+    content = changed(rows, {300: f"2026-01-01T00:00:29.{'8' * 30} or so,1,normal"})
+    refused(importer, content, "a.csv:300: column 't': found '2026-01-01T00:00:29.8", text=text)
+
+
+def test_a_file_that_is_no_table_does_not_write_to_the_terminal(importer: Importer) -> None:
+    done = importer({"a.csv": b"\x1b[2J\x07,\x1b]0;gone\n1,2\n"})
+    assert done.code == 65
+    assert "the columns are '\\x1b[2J\\x07'," in done.err
+    assert "\x1b" not in done.err

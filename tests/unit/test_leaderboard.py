@@ -77,6 +77,17 @@ def test_the_best_goes_first_and_what_reports_nothing_last() -> None:
     assert list(entries(*rows)) == ["cnn-realistic", "gbt-realistic", "mlp-realistic"]
 
 
+@pytest.mark.parametrize("auc", [1e308, -1e308, 1.5, -0.1])
+def test_what_cannot_be_a_roc_auc_is_neither_the_best_nor_half_of_a_gap(auc: float) -> None:
+    """Any client may send any number: one of them must not spoil the table for the others."""
+    odd = done("gbt-oracle", metrics={"roc_auc": auc, "pr_auc": auc, "roc_auc_ci95": [auc, 1.0]})
+    rows = [odd, done("gbt-realistic", 0.7), done("mlp-realistic", 0.6)]
+    assert list(entries(*rows)) == ["gbt-realistic", "mlp-realistic", "gbt-oracle"]
+    assert entries(*rows)["gbt-realistic"]["gap"]["value"] is None
+    lines = screen(View(0.0, 80), board(rows, NOW)["groups"])
+    assert max(map(len, lines)) <= 100
+
+
 def test_what_is_not_completed_is_not_shown() -> None:
     assert board([done("gbt-realistic", status="failed")], NOW) == {"groups": []}
 
@@ -126,7 +137,7 @@ def test_hyper_that_stands_at_its_default_is_equal_to_hyper_left_out() -> None:
         ({"status": "pending"}, "gbt-oracle is pending"),
         ({"dataset_id": "9" * 64}, "gbt-oracle was trained on other data"),
         ({"trainer_digest": "9" * 64}, "gbt-oracle was trained by another trainer"),
-        ({"metrics": {}}, "gbt-realistic and gbt-oracle report no ROC-AUC both"),
+        ({"metrics": {}}, "gbt-realistic and gbt-oracle do not both report a ROC-AUC"),
     ],
 )
 def test_a_pair_that_is_not_equal_in_all_but_mode_has_no_gap_and_says_why(

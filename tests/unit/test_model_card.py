@@ -23,7 +23,7 @@ SECTIONS = (
     "Evaluation and training data",
     "Could the test be easier than it looks?",
     "Ethical considerations and limits",
-    "To measure it again",
+    "To measure it on other data",
 )
 
 

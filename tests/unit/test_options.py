@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from training.trainer.options import (
@@ -16,6 +16,7 @@ from training.trainer.options import (
     MODES,
     HyperError,
     HyperFault,
+    HyperValue,
     Option,
     check_hyper,
     did_you_mean,
@@ -43,11 +44,15 @@ def values_of(option: Option) -> st.SearchStrategy[object]:
 
 @st.composite
 def model_and_hyper(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
-    """A model with some of its options set."""
+    """A model with some of its options set, none of which contradicts another."""
     model = draw(st.sampled_from(sorted(MODELS)))
     options = MODELS[model].options
     names = draw(st.lists(st.sampled_from(sorted(options)), unique=True))
-    return model, {name: draw(values_of(options[name])) for name in names}
+    hyper = {name: draw(values_of(options[name])) for name in names}
+    rule = MODELS[model].rule
+    complete = {name: option.default_value() for name, option in options.items()} | hyper
+    assume(rule is None or rule(cast(Mapping[str, HyperValue], complete)) is None)
+    return model, hyper
 
 
 def respelled(value: object) -> object:
@@ -229,3 +234,38 @@ def test_the_table_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("model", "hyper", "said"),
+    [
+        (
+            "transformer",
+            {"d_model": 30, "heads": 4},
+            "hyper.d_model: found 30, expected a multiple of hyper.heads, which is 4",
+        ),
+        ("transformer", {"d_model": 30}, "which is 4"),
+        (
+            "cnn",
+            {"channels": [4, 4], "kernels": [3]},
+            "hyper.kernels: found a list of 1, expected as many as hyper.channels has, which is 2",
+        ),
+        ("cnn", {"channels": [4, 4]}, "hyper.kernels: found a list of 3"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_before_anything_is_trained(
+    model: str, hyper: Mapping[str, object], said: str
+) -> None:
+    (fault,) = check_hyper(model, hyper)
+    assert said in str(fault)
+    with pytest.raises(HyperError):
+        effective_hyper(model, hyper)
+
+
+def test_options_that_agree_are_taken_also_where_a_default_would_not() -> None:
+    assert check_hyper("cnn", {"channels": [4, 4], "kernels": [3, 3]}) == []
+    assert check_hyper("transformer", {"d_model": 30, "heads": 5}) == []
+
+
+def test_a_value_out_of_range_is_named_alone_and_not_together_with_what_follows_from_it() -> None:
+    assert [fault.key for fault in check_hyper("transformer", {"d_model": 30, "heads": 0})] == ["heads"]

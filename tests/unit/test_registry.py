@@ -58,6 +58,7 @@ def test_registering_twice_changes_nothing() -> None:
         (replace(LSTM, name=".lstm"), "no leading dot"),
         (replace(LSTM, options={}), "no option window_s, stride_s"),
         (changed(Option("units", "int", 0, "units", minimum=1, maximum=64)), "from 1 to 64"),
+        (changed(Option("units", "int", 8, "units", minimum=1)), "needs a minimum and a maximum"),
         (changed(Option("seed", "int", 1, "seed", minimum=0, maximum=2)), "cannot be named 'seed'"),
         (changed(Option("Units", "int", 1, "units", minimum=0, maximum=2)), "cannot be named 'Units'"),
         (
@@ -65,7 +66,7 @@ def test_registering_twice_changes_nothing() -> None:
             "stands under the name 'units'",
         ),
     ],
-    ids=["taken", "name", "no windows", "default", "reserved", "case", "key"],
+    ids=["taken", "name", "no windows", "default", "no limit", "reserved", "case", "key"],
 )
 def test_a_table_that_contradicts_itself_is_refused(model: ModelOptions, text: str) -> None:
     with pytest.raises(ValueError, match="model ") as caught:
@@ -96,6 +97,7 @@ def broken() -> object:
         ("tests.unit.nowhere:LSTM", "No module named"),
         ("training.trainer.options:NOTHING", "has no attribute"),
         ("training.trainer.options:MODES", "found a tuple, expected a ModelOptions"),
+        ("tests.factories.module_that_exits:LSTM", "is left out: 3"),
     ],
 )
 def test_a_faulty_package_is_named_and_the_others_still_work(value: str, text: str) -> None:
@@ -181,3 +183,13 @@ def test_a_model_of_another_package_trains(plugin: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert '"plugin": "lab-models 1.2"' in (plugin / "out" / "config.json").read_text()
     assert ",0.250000" in (plugin / "out" / "predictions.csv").read_text()
+
+
+def test_an_artifact_of_another_packages_model_is_scored(plugin: Path) -> None:
+    from tests.factories.episodes import write_dataset
+
+    data = write_dataset(plugin / "data")
+    words = ("--model", "constant", "--mode", "oracle", "--level", "0.25", "--data", data)
+    assert run(plugin, "-m", "training.trainer.run", *words, "--out", plugin / "out").returncode == 0
+    done = run(plugin, "-m", "training.trainer.score", "--artifact", plugin / "out", "--data", data)
+    assert (done.returncode, '"roc_auc": 0.5' in done.stdout) == (0, True), done.stderr

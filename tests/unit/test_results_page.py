@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,28 @@ def test_a_training_that_fails_tells_its_last_line(tmp_path: Path) -> None:
 
 def test_each_training_has_a_name_of_its_own() -> None:
     assert len({training.name for training in results.trainings("")}) == 42
+
+
+@pytest.mark.parametrize("other", [{"trainer": "b"}, {"dataset_id": "b"}, {"versions": {"numpy": "1"}}])
+def test_a_finished_row_counts_only_if_it_was_made_with_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    made_with = {"trainer": "a", "dataset_id": "a", "versions": {"numpy": "2"}}
+    training = next(results.trainings(""))
+    kept = {"made_with": made_with, "spec": training.spec(), "cpu_s": 1.0}
+    (tmp_path / f"{training.name}.json").write_text(json.dumps(kept))
+
+    def trained_anew(command: Sequence[str], log: Path) -> float:
+        raise results.TrainingFailed("anew")
+
+    monkeypatch.setattr(results, "run", trained_anew)
+    assert results.measured(training, tmp_path, tmp_path, made_with) == kept
+    with pytest.raises(results.TrainingFailed, match="anew"):
+        results.measured(training, tmp_path, tmp_path, made_with | other)
+
+
+def test_a_word_that_no_training_has_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        results.main(["--only", "gtb"])
+    assert stopped.value.code == 2
+    assert "--only: found 'gtb', expected a part of a name such as gbt-realistic" in capsys.readouterr().err

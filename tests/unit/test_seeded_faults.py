@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tools.seeded_faults import FOLDER_VARIABLE, edited, end_what_is_left, judged
+from tools.seeded_faults import FOLDER_VARIABLE, LEFT_OUT, edited, end_what_is_left, judged
 from tools.seeded_faults_table import FAULTS, SeededFault
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,13 @@ def test_each_fault_can_still_be_seeded_and_its_tests_exist(fault: SeededFault) 
             found = [one for one in ast.iter_child_nodes(at) if getattr(one, "name", None) == name]
             assert found, f"{test}: there is no {name}"
             at = found[0]
+
+
+def test_a_copy_holds_nothing_that_set_up_or_a_tool_made() -> None:
+    """Each fault gets a copy; an environment with torch is a gigabyte."""
+    made = re.findall(r"(?m)^/([\w.-]+)/$", (ROOT / ".gitignore").read_text(encoding="utf-8"))
+    assert {".venv-full", "demo-full", "results"} <= set(made)
+    assert set(made) - LEFT_OUT(str(ROOT), made) == set()
 
 
 def test_names_are_given_once() -> None:

@@ -1,6 +1,7 @@
 """The whole pipeline in one process: it finds a signal where there is one, and none where there is none."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from training.trainer.job import suspicion, train_job
 from training.trainer.models import Context, NoSession, Trained, TrainingData, module_of
 from training.trainer.options import MODELS, SPLIT_RECIPES, HyperValue, Json
 from training.trainer.progress import Progress
+from training.trainer.score import main as score_main
 from training.trainer.scoring import score_artifact
 from training.trainer.session import Surroundings
 from training.trainer.spec import parse_job
@@ -109,6 +111,21 @@ def test_scoring_the_test_episodes_again_gives_the_measures_of_the_artifact(
     test = cast(Mapping[str, Json], read(files, "metrics.json")["test"])
     for name in ("windows", "roc_auc", "pr_auc", "roc_auc_active", "brier"):
         assert measured[name] == pytest.approx(test[name], abs=1e-6), name
+    assert measured["episodes_seen_in_training"] == 0
+
+
+def test_scoring_what_trained_the_model_says_how_many_episodes_that_are(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The obvious command, on the data set at hand, would show what the model remembers as if it were a result."""
+    files, _ = train(data, "gbt", train_hosts=["lab-a", "lab-b", "lab-c"])
+    artifact = write(tmp_path / "artifact", files)
+    assert score_main(["--artifact", str(artifact), "--data", str(data)]) == 0
+    said = capsys.readouterr()
+    sides = cast(Mapping[str, Mapping[str, int]], read(files, "split.json")["sides"])
+    seen = sides["train"]["n_episodes"] + sides["validation"]["n_episodes"]
+    assert json.loads(said.out)["episodes_seen_in_training"] == seen
+    assert f"{seen} of which trained or validated this model: not a result to quote" in said.err
 
 
 def test_a_side_of_single_windows_is_listed_in_the_predictions(data: Path) -> None:
@@ -173,11 +190,35 @@ def test_behaviour_too_short_to_fill_half_a_window_is_refused(tmp_path: Path) ->
 def test_an_artifact_without_its_model_is_refused(data: Path, tmp_path: Path) -> None:
     files, _ = train(data, "mlp")
     del files["model.safetensors"]
-    with pytest.raises(BadData, match="its model cannot be read"):
+    with pytest.raises(BadData, match=r"model\.safetensors: cannot be read.*fetch the artifact again"):
         score_artifact(write(tmp_path, files), data)
 
 
-@pytest.mark.parametrize("lost", ["inputs", "features", "scaling", "channels"])
+@pytest.mark.parametrize("model", ["gbt", "mlp", "rocket"])
+def test_a_model_that_was_changed_after_the_training_is_refused_and_never_loaded(
+    model: str, data: Path, tmp_path: Path
+) -> None:
+    """A flipped bit of a weight would be scored as if nothing had happened; a text cut short ends LightGBM's whole
+    process."""
+    files, _ = train(data, model)
+    for name in sorted(name for name in files if name.startswith(("model.", "arch."))):
+        content = files[name]
+        for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[: len(content) // 2], b""):
+            folder = write(tmp_path / f"{name}-{len(damaged)}", {**files, name: damaged})
+            with pytest.raises(BadData, match=f"{re.escape(name)}: its sha256 is"):
+                score_artifact(folder, data)
+
+
+def test_a_model_that_learned_nothing_is_not_passed_over_in_silence(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(data, "gbt", hyper={"rounds": 2, "min_data_in_leaf": 10_000})
+    assert "the same score" in capsys.readouterr().err
+    train(data, "gbt", hyper={"rounds": 20})
+    assert "the same score" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["inputs", "features", "scaling", "channels", "model_files"])
 def test_an_artifact_that_does_not_say_how_it_reads_is_refused(
     lost: str, gbt: Mapping[str, bytes], data: Path, tmp_path: Path
 ) -> None:

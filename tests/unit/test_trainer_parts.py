@@ -7,6 +7,7 @@ import pytest
 
 from training.trainer.digest import trainer_digest
 from training.trainer.errors import BadConfig, BadData, CannotWrite
+from training.trainer.process import sentence_exit
 from training.trainer.progress import Progress
 from training.trainer.report import json_bytes, read_json, rounded, write
 from training.trainer.spec import parse_job
@@ -129,6 +130,40 @@ def test_a_progress_line_is_readable_as_soon_as_it_is_written(tmp_path: Path) ->
 def test_a_progress_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(CannotWrite, match="progress file"):
         Progress(tmp_path / "no" / "folder", lambda: 0.0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here that is always full")
+def test_a_full_disk_takes_the_progress_and_not_the_training(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(Path("/dev/full"), lambda: 0.0)
+    with progress:
+        progress.start(2, "epoch")
+        progress.step(2, 2, 0.5, {})
+        progress.end(0, "done")
+    assert capsys.readouterr().err.count("progress can no longer be written") == 1
+
+
+def test_without_a_progress_file_a_person_still_reads_the_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Progress(None, lambda: 0.0).warn("it leaks")
+    assert capsys.readouterr().err == "warning: it leaks\n"
+    with Progress(tmp_path / "p", lambda: 0.0) as progress:
+        progress.warn("it leaks")
+    assert capsys.readouterr().err == ""
+
+
+class Panic(BaseException):
+    """As an extension in Rust raises it."""
+
+
+def test_nothing_ends_a_program_without_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def panics() -> str:
+        raise Panic("pointer is null")
+
+    assert sentence_exit("run", panics) == 70
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("Traceback")
+    assert said[-1].startswith("run: internal error (Panic: pointer is null)")
 
 
 def test_reported_floats_are_cut_and_never_minus_zero() -> None:

@@ -88,6 +88,18 @@ def test_a_failing_trainer_tells_the_receiver_why(bench: Bench) -> None:
     assert bench.surveys == 2  # something here may have changed
 
 
+@pytest.mark.parametrize(
+    ("told", "device"),
+    [({}, None), ({"device": "auto"}, None), ({"device": "cpu"}, "cpu"), ({"device": 7}, None)],
+)
+def test_a_trainer_is_kept_to_the_device_that_the_receiver_says(
+    bench: Bench, tmp_path: Path, told: dict[str, object], device: str | None
+) -> None:
+    bench.receiver.jobs.append(lease(hyper={"device": str(tmp_path / "device")}) | told)
+    bench.run()
+    assert json.loads((tmp_path / "device").read_text()) == device
+
+
 def test_a_trainer_that_leaves_nothing_to_pack_has_failed(bench: Bench) -> None:
     bench.settings = replace(bench.settings, trainer_module="this")  # ends well and writes nothing
     bench.receiver.jobs.append(lease())

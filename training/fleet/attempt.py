@@ -226,6 +226,8 @@ class Attempt:
         kept = self._tools.state.checkpoints.prepare(self._record.job_id, is_resumed=self._answer.resume)
         argv = [sys.executable, "-m", self._tools.trainer_module, "--spec", str(spec), "--data", str(data)]
         argv += ["--out", str(out), "--progress-file", str(progress), "--checkpoint-dir", str(kept)]
+        if self._answer.device != "auto":
+            argv += ["--device", self._answer.device]
         failpoint("worker.folder_prepared")
         return TrainerCommand(
             argv=argv,

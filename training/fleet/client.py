@@ -296,5 +296,6 @@ def _claim_answer(answer: Mapping[str, Any], where: str) -> ClaimAnswer:
         heartbeat_s=float(answer["heartbeat_s"]),
         dataset_id=dataset_id,
         lease_token=token,
+        device="cpu" if answer.get("device") == "cpu" else "auto",
         resume=answer.get("resume") is True,
     )

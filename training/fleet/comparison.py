@@ -70,7 +70,10 @@ def score_differences(accepted: str, repeated: str) -> tuple[int, float]:
 
     Raises _Unlike when they are not of the same windows in the same order.
     """
-    sides = [list(csv.reader(text.splitlines())) for text in (accepted, repeated)]
+    try:
+        sides = [list(csv.reader(text.splitlines())) for text in (accepted, repeated)]
+    except csv.Error as fault:
+        raise _Unlike(f"{PREDICTIONS} is no table on at least one side: {fault}") from fault
     if not all(sides):
         raise _Unlike(f"{PREDICTIONS} is missing or empty on at least one side")
     (header, *rows), (other_header, *other_rows) = sides
@@ -105,7 +108,7 @@ def _apart(one: object, other: object) -> float:
         return 0.0
     try:
         found = abs(float(one) - float(other))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.inf
     return round(found, 12) if math.isfinite(found) else math.inf  # 0.751 - 0.75 is a little more than 0.001
 

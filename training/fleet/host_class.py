@@ -6,9 +6,10 @@ operating system, processor architecture, the device that computes, and for torc
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
-from training.fleet.types import Capability
+from training.fleet import eligibility
+from training.fleet.types import AllowedDevice, Capability, HostSpec
 from training.trainer.options import MODELS, Needs
 
 _UNKNOWN_NEEDS = Needs("preferred", 0.0, ("torch",))
@@ -41,8 +42,21 @@ class HostClass:
         return ", ".join([*parts, torch] if torch else parts)
 
 
+def as_used(detected: Capability, policy: HostSpec | None) -> Capability:
+    """What a host reports, without the CUDA that the manifest takes from it. What the manifest claims beyond the report
+    computes nothing, and is left out."""
+    effective, _ = eligibility.effective(detected, policy)
+    return replace(detected, has_cuda=False) if effective.has_cuda is False else detected
+
+
+def device_for(effective: Capability, *, require_cuda: bool) -> AllowedDevice:
+    """What a job may use on a host with this effective capability: a host that is to be one without CUDA gives none,
+    though its trainer could find it. One that did not tell is left to its trainer."""
+    return "cpu" if effective.has_cuda is False and not require_cuda else "auto"
+
+
 def host_class(capability: Capability, model: str) -> HostClass:
-    """The class of a host for one model."""
+    """The class of a host for one model; `capability` is the one `as_used`."""
     known = MODELS.get(model)
     needs = _UNKNOWN_NEEDS if known is None else known.needs
     uses_torch = "torch" in needs.libraries

@@ -74,7 +74,7 @@ def gap(row: JobRow, twins: Sequence[JobRow]) -> dict[str, Any]:
                 "partner": other.name,
                 "reason": "",
             }
-    return _no_gap(f"{row.name} and {other.name} report no ROC-AUC both")
+    return _no_gap(f"{row.name} and {other.name} do not both report a ROC-AUC")
 
 
 def _no_gap(reason: str) -> dict[str, Any]:
@@ -143,5 +143,8 @@ def _apart_from_mode(row: JobRow) -> bytes:
 
 
 def _number(metrics: Mapping[str, Any], key: str) -> float | None:
+    """A figure between 0 and 1, as all that are used here are; None for anything else that a client may have sent."""
     value = metrics.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        return None
+    return float(value)

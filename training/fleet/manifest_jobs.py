@@ -172,7 +172,7 @@ def _read_hyper(job: Table, model: str) -> dict[str, HyperValue]:
             table.add(key, f"{verb} {described(odd)}", expected_text(options[key]))
     for fault in check_hyper(model, plain):
         hint = f"did you mean {fault.did_you_mean}?" if fault.did_you_mean else ""
-        table.add(fault.key, _hyper_fault(fault, model, plain[fault.key]), fault.expected, hint)
+        table.add(fault.key, _hyper_fault(fault, model, plain.get(fault.key)), fault.expected, hint)
     if not table.sound:
         return {}
     effective = effective_hyper(model, plain)
@@ -182,6 +182,8 @@ def _read_hyper(job: Table, model: str) -> dict[str, HyperValue]:
 def _hyper_fault(fault: HyperFault, model: str, value: object) -> str:
     if fault.key not in MODELS[model].options:
         return f"is not known for {model}"
+    if value is None:  # a default that does not go with the keys that are given
+        return f"is left at its default, {fault.found}"
     return f"is {fault.found if isinstance(value, list) else described(value)}"
 
 

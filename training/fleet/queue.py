@@ -20,6 +20,7 @@ from cis490.failpoints import failpoint
 from training.fleet import catalog, eligibility, explain, rows, shadows
 from training.fleet.budgets import HOST_FAULTS
 from training.fleet.eligibility import HostView, Learned, Rules
+from training.fleet.host_class import device_for
 from training.fleet.leases import LiveLease
 from training.fleet.ledger import QueueUnavailable
 from training.fleet.lifecycle import Decision, Move, Refusal, decide, status_of
@@ -28,6 +29,7 @@ from training.fleet.queue_state import QueueState
 from training.fleet.rows import AttemptEnd, AttemptRow, JobRow, Outcome
 from training.fleet.specs import Reference
 from training.fleet.types import (
+    AllowedDevice,
     Capability,
     DatasetPin,
     FailClass,
@@ -58,6 +60,7 @@ class Claim:
 
     row: JobRow | None = None
     lease: LiveLease | None = None
+    device: AllowedDevice = "auto"
     admitted: bool = True
     reason: str = ""
 
@@ -177,7 +180,8 @@ class JobQueue(QueueState):
             known = self.leases.by_request(host, claim_request) if claim_request else None
             if known is not None:
                 known.deadline_s = now_s + self.stale_after_s  # the host counts its lease from this repeat
-                return Claim(self.row(known.job_id), known)
+                row, view = self.row(known.job_id), self.matcher.view_as(host, spec, now_s, 0)
+                return Claim(row, known, _device(row, view))
             self.saw(host, capability)
             self.matcher.ripen(now_s)
             limited = isinstance(host_spec, _FromManifest) or (spec is not None and spec.slots is not None)
@@ -185,7 +189,7 @@ class JobQueue(QueueState):
             head = self.matcher.best(view, self._others(now_s))
             if head is None:
                 return Claim(reason=_why_nothing(view))
-            return self._grant(head, host, with_token, claim_request)
+            return self._grant(head, view, with_token, claim_request)
 
     def heartbeat(
         self, job_id: str, host: str, *, token: str | None = None, progress: Progress | None = None
@@ -240,7 +244,8 @@ class JobQueue(QueueState):
             self.end_attempt(row, AttemptEnd("completed", artifact_id=artifact_id, **_usage(usage)))
             failpoint("queue.half_completed")
             self.save(row, new, "complete", f"host:{host}")
-            self.count_failure(host, None)
+            if not row.is_shadow:
+                self.count_failure(host, None)
             return Outcome(True, new)
 
     def fail(
@@ -271,7 +276,7 @@ class JobQueue(QueueState):
             new = self.put_back(changed, decision, learned)
             failpoint("queue.half_failed")
             self.save(row, new, "fail", f"host:{host}", detail=fail_class)
-            if fail_class in HOST_FAULTS:
+            if fail_class in HOST_FAULTS and not row.is_shadow:
                 self.count_failure(host, job_id)
             return Outcome(True, new)
 
@@ -470,8 +475,8 @@ class JobQueue(QueueState):
 
     # -- inside a transaction
 
-    def _grant(self, head: Head, host: str, with_token: bool, claim_request: str | None) -> Claim:
-        wall, before = self.clock.wall_s(), head.row
+    def _grant(self, head: Head, view: HostView, with_token: bool, claim_request: str | None) -> Claim:
+        wall, before, host = self.clock.wall_s(), head.row, view.name
         assert before is not None
         taken = self.execute("job_claim", seq=head.seq, epoch=before.epoch, host=host, at=wall)
         assert taken.rowcount == 1, f"job {before.job_id} moved while the lock was held"
@@ -489,7 +494,8 @@ class JobQueue(QueueState):
         self.matcher.taken(row.class_id)
         failpoint("queue.half_claimed")
         self.audit_add(f"host:{host}", "claim", row.job_id, before.phase, row.phase, row.epoch)
-        return Claim(row, self.grant_lease(row, host, token, claim_request, dataset_id))
+        lease = self.grant_lease(row, host, token, claim_request, dataset_id)
+        return Claim(row, lease, _device(row, view))
 
     def _others(self, now_s: float) -> Iterator[HostView]:
         """The fleet's hosts, put together only when somebody asks for the first one."""
@@ -512,6 +518,11 @@ class JobQueue(QueueState):
         new = self.put_back(changed, decision, replace(row.learned, wait_for_host=""))
         self.save(row, replace(new, claimed_by=lease.host), "expire", "reaper", detail=lease.host)
         return True
+
+
+def _device(row: JobRow | None, view: HostView) -> AllowedDevice:
+    is_required = row is not None and bool(row.spec.get("require_cuda"))
+    return device_for(view.capability, require_cuda=is_required)
 
 
 def _graces(policy: Policy) -> tuple[float, float]:

@@ -38,7 +38,7 @@ def with_interval(metrics: Row, key: str) -> str:
     if value is None:
         return "-"
     ends = interval if isinstance(interval, list) and len(interval) == 2 else []
-    return f"{value:.3f}" + (f" ({'-'.join(_short(end) for end in ends)})" if ends else "")
+    return _three(value) + (f" ({'-'.join(_short(end) for end in ends)})" if ends else "")
 
 
 def metrics_text(metrics: Row) -> str:
@@ -68,7 +68,7 @@ def _row(job: Row) -> list[str]:
         handle(job) + _marks(job),
         text_of(job, "host") or "-",
         with_interval(metrics, "roc_auc"),
-        pr_auc if base is None else f"{pr_auc}/{base:.2f}",
+        pr_auc if base is None else f"{pr_auc}/{_fixed(base, 2)}",
         _three(number_of(metrics, "fpr_at_tpr90")),
         _gap(row_of(job, "gap")),
     ]
@@ -143,9 +143,14 @@ def _plain(values: Mapping[str, object], key: str) -> str:
 
 
 def _three(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else _fixed(value, 3)
+
+
+def _fixed(value: float, digits: int) -> str:
+    """With so many decimals; what is no share, and some client sent it as one, must not become 300 digits wide."""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.{digits}g}"
 
 
 def _short(value: object) -> str:
     """`.921` for what lies between 0 and 1."""
-    return f"{value:.3f}".removeprefix("0") if isinstance(value, float) else figure(value)
+    return _three(value).removeprefix("0") if isinstance(value, float) else figure(value)

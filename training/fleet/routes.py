@@ -92,7 +92,7 @@ def _claimed(app: Coordinator, host: str, found: Claim) -> Response:
             job_id=row.job_id, name=row.name, spec=row.spec, attempts=row.attempts, model=row.model, mode=row.mode,
             hyper=row.spec["hyper"], epoch=row.epoch, lease_s=app.queue.stale_after_s,
             heartbeat_s=app.queue.heartbeat_s, dataset_id=lease.dataset_id, lease_token=lease.token,
-            resume=row.learned.is_released,
+            resume=row.learned.is_released, device=found.device,
         )
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.fleet import eligibility, identity, rows
 from training.fleet.eligibility import Learned, Rules
-from training.fleet.host_class import host_class, is_same_class
+from training.fleet.host_class import HostClass, as_used, host_class, is_same_class
 from training.fleet.rows import JobRow, dumps
 from training.fleet.specs import spec_of, stale_of
 from training.fleet.types import Capability, HostSpec, JobSpec
@@ -58,7 +58,7 @@ def start(queue: JobQueue, job_id: str, *, actor: str = "operator") -> Started:
         spec = spec_of(row.spec)
         able = hosts_for(spec, maker, seen, queue.matcher.hosts, queue.matcher.rules)
         if not able:
-            like = host_class(seen[maker], row.model)
+            like = _class_of(maker, row.model, seen, queue.matcher.hosts)
             return _no(
                 f"no known host like {maker} ({like}), which trained {row.name}, may train it: see allowed_hosts of "
                 "the job, allow_jobs and deny_jobs of the hosts"
@@ -71,16 +71,22 @@ def hosts_for(
 ) -> tuple[str, ...]:
     """The hosts that may verify what `maker` trained: of its class, and allowed by the job and the manifest. Pure.
 
-    `seen` is what each host that ever called reported of itself: the trainer decides by that which device it uses.
+    `seen` is what each host that ever called reported of itself.
     """
-    like = host_class(seen[maker], spec.model)
+    like = _class_of(maker, spec.model, seen, policies)
     requirement = eligibility.requirement_of(spec)
     return tuple(
         name
         for name in sorted(seen)
-        if is_same_class(maker, like, name, host_class(seen[name], spec.model))
+        if is_same_class(maker, like, name, _class_of(name, spec.model, seen, policies))
         and eligibility.policy_allows(requirement, name, policies.get(name), rules)
     )
+
+
+def _class_of(
+    name: str, model: str, seen: Mapping[str, Capability], policies: Mapping[str, HostSpec]
+) -> HostClass:
+    return host_class(as_used(seen[name], policies.get(name)), model)
 
 
 def shadow_id(job_id: str, artifact_id: str, number: int) -> str:
@@ -119,7 +125,8 @@ def _refusal(row: JobRow, earlier: Iterable[JobRow], stale: list[str]) -> Starte
             f"comparison would say nothing; train it anew: cis490-jobs requeue {row.name} --force",
             stale=stale,
         )
-    running = next((one for one in earlier if one.status not in _ENDED), None)
+    open_ones = (one for one in earlier if one.status not in _ENDED)
+    running = next((one for one in open_ones if one.of_artifact_id == row.artifact_id), None)
     if running is not None:
         return _no(
             f"{running.name} is {running.status}: it verifies {row.name} already",

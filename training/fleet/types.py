@@ -25,6 +25,9 @@ FailClass = Literal[
 """Why an attempt failed, as the worker judged it from the trainer's exit code (see `training.fleet.guard`)."""
 FAIL_CLASSES: tuple[FailClass, ...] = get_args(FailClass)
 
+AllowedDevice = Literal["auto", "cpu"]
+"""What a trainer may compute with: `auto` is CUDA where the model can use it and the host has it."""
+
 Figure = float | list[float]
 """A measure, or an interval: its low and its high end."""
 

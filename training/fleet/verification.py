@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from training.fleet.client import FleetClient, Refused
+from training.fleet.client import FleetClient, FleetError, Refused, retry_reason
 from training.fleet.comparison import IDENTICAL, Comparison, compare
 from training.fleet.exits import (
     INTERRUPTED,
+    UNREACHABLE,
     VERIFY_CLOSE,
     VERIFY_DIFFERENT,
     VERIFY_FAILED,
@@ -24,6 +25,8 @@ from training.fleet.tables import Row, gist, row_of, rows_of, safe, text_of
 POLL_S = 2.0
 PROGRESS_EVERY_S = 10.0
 """Between two lines about a run whose state has not changed."""
+PATIENCE_S = 600.0
+"""How long a receiver may be away, for a restart or an update, while a run is waited for."""
 ENDED = ("completed", "failed", "cancelled")
 
 EXIT_OF = {"bit-identical": 0, "close": VERIFY_CLOSE, "different": VERIFY_DIFFERENT}
@@ -95,27 +98,41 @@ def begin(client: FleetClient, job: Row, *, again: bool) -> tuple[Row, tuple[str
 def wait(
     client: FleetClient, shadow: Row, err: TextIO, now_s: Callable[[], float], sleep: Callable[[float], None]
 ) -> Row:
-    """Until the run has ended, with a line on `err` when something has changed. Raises Stop on Ctrl-C: it goes on."""
+    """Until the run has ended, with a line on `err` when something has changed. Raises Stop on Ctrl-C, and when the
+    receiver stays away: the run goes on."""
     name, job_id = text_of(shadow, "name"), text_of(shadow, "job_id")
     said, state, next_s = "", "", now_s()
+    heard_s = now_s()
     try:
         while True:
-            shadow = client.job(job_id)
-            if text_of(shadow, "status") in ENDED:
-                return shadow
-            line = _line(client, shadow)
+            try:
+                shadow = client.job(job_id)
+                if text_of(shadow, "status") in ENDED:
+                    return shadow
+                line = _line(client, shadow)
+                heard_s = now_s()
+            except FleetError as error:
+                if retry_reason(error) is None:
+                    raise
+                if now_s() - heard_s > PATIENCE_S:
+                    raise _left_alone(shadow, UNREACHABLE, f": {error}") from error
+                line = f"no word from the receiver, which is asked again: {safe(str(error))}"
             changed = f"{shadow.get('status')} {shadow.get('claimed_by')}"
             if changed != state or (line != said and now_s() >= next_s):
                 print(f"{name}: {line}", file=err, flush=True)
                 said, state, next_s = line, changed, now_s() + PROGRESS_EVERY_S
             sleep(POLL_S)
     except KeyboardInterrupt:
-        raise Stop(
-            INTERRUPTED,
-            f"{name} goes on without this command",
-            f"  next: cis490-jobs verify {text_of(shadow, 'of_job_id')[:12]}   (waits for it again)",
-            f"  stop it: cis490-jobs cancel {job_id[:12]}",
-        ) from None
+        raise _left_alone(shadow, INTERRUPTED) from None
+
+
+def _left_alone(shadow: Row, code: int, why: str = "") -> Stop:
+    return Stop(
+        code,
+        f"{text_of(shadow, 'name')} goes on without this command{safe(why)}",
+        f"  next: cis490-jobs verify {text_of(shadow, 'of_job_id')[:12]}   (waits for it again)",
+        f"  stop it: cis490-jobs cancel {text_of(shadow, 'job_id')[:12]}",
+    )
 
 
 def judge(client: FleetClient, shadow: Row, progress: Callable[[int, int], None]) -> Comparison:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.fleet.types import Capability, FailClass, Figure, Gpu
+from training.fleet.types import AllowedDevice, Capability, FailClass, Figure, Gpu
 
 PROTOCOL = "2"
 HEADER_HOST = "X-Lab-Host"
@@ -166,6 +166,8 @@ class ClaimAnswer:
     dataset_id: str | None = None
     lease_token: str | None = None
     """Only for a claim that sent `X-Fleet-Protocol: 2`."""
+    device: AllowedDevice = "auto"
+    """`cpu`: the manifest, or its own report, makes the host one without CUDA, and its trainer must not use any."""
     resume: bool = False
     """May the attempt go on from a checkpoint? Only after one that was given back: a failure may have been the
     checkpoint's fault, and whoever queues a job again wants it trained from the beginning."""

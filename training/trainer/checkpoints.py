@@ -11,10 +11,11 @@ exactly one training: same job, data, trainer, libraries and device. Anything el
 another training and give bytes that nobody can repeat.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -29,6 +30,9 @@ MOST_SHARE = 0.05
 """Saving may take this share of the time at most: a large state is saved less often than every `EVERY_S`."""
 
 _NAME = re.compile(r"checkpoint-(\d{1,9})")
+_UNFINISHED = re.compile(r"\.checkpoint-\d{1,9}\.[0-9a-f]{16}\.tmp")
+"""What a process leaves that was killed while it wrote one; see `cis490.files.temporary_name`."""
+
 _MAX_HEADER_BYTES = 65_536
 
 
@@ -45,10 +49,10 @@ def identity_of(training: Mapping[str, Json]) -> str:
 def encode(identity: str, files: Mapping[str, bytes]) -> bytes:
     """The bytes of a checkpoint."""
     names = sorted(files)
-    payload = b"".join(files[name] for name in names)
+    payload = [files[name] for name in names]
     sizes = [(name, len(files[name])) for name in names]
     header = {"identity": identity, "files": sizes, "sha256": _digest(identity, sizes, payload)}
-    return MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + payload
+    return b"".join([MAGIC, json.dumps(header, sort_keys=True).encode(), b"\n", *payload])
 
 
 def decode(data: bytes, identity: str) -> dict[str, bytes]:
@@ -60,12 +64,12 @@ def decode(data: bytes, identity: str) -> dict[str, bytes]:
         header = json.loads(data[len(MAGIC) : end])
         found, digest = header["identity"], header["sha256"]
         sizes = [(str(name), int(size)) for name, size in cast(list[tuple[str, int]], header["files"])]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Unusable(f"its head cannot be read ({error!r})") from error
     if found != identity:
         raise Unusable("it belongs to another training (another job, data set, trainer, library or device)")
     payload = memoryview(data)[end + 1 :]
-    if _digest(identity, sizes, payload) != digest or sum(size for _, size in sizes) != len(payload):
+    if _digest(identity, sizes, [payload]) != digest or sum(size for _, size in sizes) != len(payload):
         raise Unusable("it was damaged after it was written")
     files: dict[str, bytes] = {}
     at = 0
@@ -75,10 +79,11 @@ def decode(data: bytes, identity: str) -> dict[str, bytes]:
     return files
 
 
-def _digest(identity: str, sizes: Sequence[tuple[str, int]], payload: bytes | memoryview) -> str:
+def _digest(identity: str, sizes: Sequence[tuple[str, int]], payload: Iterable[bytes | memoryview]) -> str:
     """Names and sizes count too: a flipped bit in a name would hand one array out as another."""
     digest = hashlib.sha256(json.dumps([identity, sizes]).encode() + b"\n")
-    digest.update(payload)
+    for part in payload:
+        digest.update(part)
     return digest.hexdigest()
 
 
@@ -120,7 +125,7 @@ class Checkpoints:
         return self._clock() >= self._due_s
 
     def save(self, files: Mapping[str, bytes]) -> bool:
-        """Write one; whether it is on disk now. A disk that is full is reported once."""
+        """Write one; whether it is on disk now. A disk that is full, or too little memory, is reported once."""
         began_s = self._clock()
         found = self._found()
         try:
@@ -129,32 +134,46 @@ class Checkpoints:
             target = self._folder / f"checkpoint-{max(found, default=0) + 1}"
             atomic_write(target, encode(self._identity, files), 0o600)
             failpoint("trainer.checkpoint_written")
-            for number in sorted(found)[: -(KEPT - 1) or None]:
-                found[number].unlink(missing_ok=True)
             is_saved = True
-        except OSError as error:
-            if not self._has_failed:
-                self._warn(
-                    f"no checkpoint can be written to {self._folder} ({error}); training goes on without"
-                )
-            self._has_failed = True
+        except (OSError, MemoryError) as error:
+            self._report(error)
             is_saved = False
+        if is_saved:
+            with contextlib.suppress(OSError):  # what stays costs room, and is tried again after the next one
+                for path in (*(found[n] for n in sorted(found)[: -(KEPT - 1) or None]), *self._unfinished()):
+                    path.unlink(missing_ok=True)
         now_s = self._clock()
         self._due_s = now_s + max(self._every_s, (now_s - began_s) / MOST_SHARE)
         return is_saved
 
+    def give_up(self, error: MemoryError) -> None:
+        """There was not even room for the state: reported once, and tried again when the next one is due."""
+        self._report(error)
+        self._due_s = self._clock() + self._every_s
+
+    def _report(self, error: OSError | MemoryError) -> None:
+        if not self._has_failed:
+            why = f"out of memory: {error}" if isinstance(error, MemoryError) else str(error)
+            self._warn(f"no checkpoint can be written to {self._folder} ({why}); training goes on without")
+        self._has_failed = True
+
     def clear(self) -> None:
         """The training is complete: its checkpoints have served."""
-        for path in self._found().values():
+        for path in (*self._found().values(), *self._unfinished()):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 self._warn(f"{path} cannot be deleted: {error}")
 
     def _found(self) -> dict[int, Path]:
-        try:
-            paths = list(self._folder.iterdir())
-        except OSError:
-            return {}
-        matches = ((_NAME.fullmatch(path.name), path) for path in paths)
+        matches = ((_NAME.fullmatch(path.name), path) for path in self._paths())
         return {int(match[1]): path for match, path in matches if match}
+
+    def _unfinished(self) -> list[Path]:
+        return [path for path in self._paths() if _UNFINISHED.fullmatch(path.name)]
+
+    def _paths(self) -> list[Path]:
+        try:
+            return list(self._folder.iterdir())
+        except OSError:
+            return []

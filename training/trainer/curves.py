@@ -14,7 +14,7 @@ import numpy as np
 from training.trainer.metrics_alarms import delays_s, family_counts
 from training.trainer.metrics_calibration import reliability, with_temperature
 from training.trainer.metrics_ranking import confusion, operating_points
-from training.trainer.metrics_scored import SCORE_DIGITS, Floats, Scored
+from training.trainer.metrics_scored import SCORE_DIGITS, Floats, Indices, Scored
 from training.trainer.split_keys import EpisodeKey
 
 Value = float | int | str | None
@@ -57,25 +57,39 @@ def _rounded(value: Value) -> Value:
 
 
 def roc_and_pr(scored: Scored, threshold: float) -> tuple[Table, Table]:
-    """(ROC, precision and recall) at the corners of the ROC curve, the highest threshold first. `at_threshold` is
-    1 in the row that raises the same alarms as the threshold."""
+    """(ROC, precision and recall), the highest threshold first. `at_threshold` is 1 in the row that raises the same
+    alarms as the threshold.
+
+    The ROC curve is straight between its corners, so those are all of it. Precision is not: each threshold that
+    detects more is listed, and the steps between them have `pr_auc` as their area.
+    """
     thresholds, true, false = operating_points(scored.suspicious, scored.scores)
     n_pos, n_neg = float(true[-1]), float(false[-1])
     at = int((thresholds >= threshold).sum()) - 1
-    kept = _corners(true, false)
-    if at >= 0 and at not in kept:
-        kept = sorted([*kept, at])
     roc: list[tuple[Value, ...]] = [(None, 0.0, 0.0, int(at < 0))]
+    for row in _with(at, _corners(true, false)):
+        rates = (float(false[row] / n_neg), float(true[row] / n_pos))
+        roc.append((float(thresholds[row]), *rates, int(row == at)))
     pr: list[tuple[Value, ...]] = []
-    for row in kept:
-        recall = float(true[row] / n_pos)
-        roc.append((float(thresholds[row]), float(false[row] / n_neg), recall, int(row == at)))
+    for row in _with(at, _steps(true)):
         precision = float(true[row] / (true[row] + false[row]))
-        pr.append((float(thresholds[row]), recall, precision, int(row == at)))
+        pr.append((float(thresholds[row]), float(true[row] / n_pos), precision, int(row == at)))
     return (
         _table(("threshold", "false_positive_rate", "true_positive_rate", "at_threshold"), roc),
         _table(("threshold", "recall", "precision", "at_threshold"), pr),
     )
+
+
+def _with(at: int, rows: list[int]) -> list[int]:
+    """The rows, and the one of the threshold if there is one."""
+    return rows if at < 0 or at in rows else sorted([*rows, at])
+
+
+def _steps(true: Floats) -> list[int]:
+    """Rows that detect more than the one before, the first and the last."""
+    more = np.diff(true, prepend=0.0) > 0
+    more[0] = more[-1] = True
+    return _thinned(np.flatnonzero(more))
 
 
 def _corners(true: Floats, false: Floats) -> list[int]:
@@ -85,10 +99,13 @@ def _corners(true: Floats, false: Floats) -> list[int]:
         return [0]
     turns = steps_true[:-1] * steps_false[1:] != steps_false[:-1] * steps_true[1:]
     turns[0] = True
-    kept = np.append(np.flatnonzero(turns), len(true) - 1)
-    if len(kept) > MOST_POINTS:
-        kept = kept[np.linspace(0, len(kept) - 1, MOST_POINTS).astype(np.intp)]
-    return [int(row) for row in kept]
+    return _thinned(np.append(np.flatnonzero(turns), len(true) - 1))
+
+
+def _thinned(rows: Indices) -> list[int]:
+    if len(rows) > MOST_POINTS:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST_POINTS).astype(np.intp)]
+    return [int(row) for row in rows]
 
 
 def confusion_table(scored: Scored, threshold: float) -> Table:

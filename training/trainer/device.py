@@ -45,6 +45,8 @@ def why_no_cuda() -> str | None:
         import torch
     except ImportError:
         return "torch is not installed"
+    except OSError as error:
+        return f"a shared library of torch does not load ({error})"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA; install a build for this host's driver"
     if not torch.cuda.is_available():

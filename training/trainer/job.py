@@ -193,6 +193,11 @@ def _artifact(
         return scored_windows(prepared.episodes, side, scores, seconds(job, "stride_s"))
 
     validation, test = scored("validation"), scored("test")
+    if len(np.unique(np.concatenate([validation.scores, test.scores]))) == 1:
+        progress.warn(
+            "the model gives every window the same score: it has learned nothing that tells them apart; another "
+            "learning_rate, or for trees a smaller min_data_in_leaf, may help"
+        )
     allowed_fpr = metrics.threshold_fpr(validation)
     threshold = threshold_at_fpr(validation.suspicious, validation.scores, allowed_fpr)
     if not (validation.scores[validation.suspicious] >= threshold).any():
@@ -224,6 +229,7 @@ def _artifact(
     assert isinstance(measured, dict) and isinstance(measured["test"], dict)
     described = describe(split, prepared.keys)
     test_windows = prepared.windows.take(prepared.rows["test"])
+    model = trained.files()
     inputs = report.preprocess(
         prepared.episodes[0],
         prepared.reads,
@@ -231,10 +237,10 @@ def _artifact(
         seconds(job, "window_s"),
         seconds(job, "stride_s"),
         prepared.hz,
-        trained.preprocess(),
+        {**trained.preprocess(), "model_files": report.model_files(model)},
     )
     files = {
-        **trained.files(),
+        **model,
         report.METRICS: report.json_bytes(measured),
         report.CONFIG: report.json_bytes(report.config(job, digest_of(prepared.episodes))),
         report.PREPROCESS: report.json_bytes(inputs),

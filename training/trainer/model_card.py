@@ -273,11 +273,16 @@ def _limits(episodes: Sequence[Episode]) -> list[str]:
 
 def _again() -> list[str]:
     return [
-        "## To measure it again",
+        "## To measure it on other data",
         "",
         "```sh",
         "python -m training.trainer.score --artifact THIS_FOLDER --data DATA_SET_FOLDER",
         "```",
+        "",
+        (
+            "It scores every episode that it is given and says how many of them trained this model; on those the "
+            "figures mean nothing."
+        ),
     ]
 
 

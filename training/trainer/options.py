@@ -11,10 +11,10 @@ changes, so that a better default later renames no job.
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
 OptionType = Literal["int", "float", "bool", "int_list", "choice"]
 HyperValue = int | float | bool | str | list[int]
@@ -75,11 +75,15 @@ class Needs:
     libraries: tuple[str, ...]
 
 
+Rule = Callable[[Mapping[str, HyperValue]], "HyperFault | None"]
+"""Given the complete options of a model, each within its range: what is wrong with them together. Pure."""
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """One model: its options by name, its needs, the module that trains it (see `training.trainer.models`), and
     whether it trains in steps that progress can count and a checkpoint can interrupt. `plugin` names the package
-    that offers it, empty for our own."""
+    that offers it, empty for our own; `rule` sees options that contradict each other."""
 
     name: str
     help: str
@@ -88,6 +92,7 @@ class ModelOptions:
     module: str
     options: Mapping[str, Option] = field(default_factory=dict)
     plugin: str = ""
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,34 @@ _TORCH_NEEDS = Needs("preferred", 2, ("numpy", "torch", "safetensors"))
 
 
 def _model(
-    name: str, text: str, needs: Needs, options: Sequence[Option], *, iterative: bool = True
+    name: str,
+    text: str,
+    needs: Needs,
+    options: Sequence[Option],
+    *,
+    iterative: bool = True,
+    rule: Rule | None = None,
 ) -> ModelOptions:
     by_name = MappingProxyType({o.name: o for o in options})
-    return ModelOptions(name, text, needs, iterative, f"training.trainer.models.{name}", by_name)
+    return ModelOptions(name, text, needs, iterative, f"training.trainer.models.{name}", by_name, rule=rule)
+
+
+def _one_kernel_each(hyper: Mapping[str, HyperValue]) -> HyperFault | None:
+    channels, kernels = cast(list[int], hyper["channels"]), cast(list[int], hyper["kernels"])
+    if len(channels) == len(kernels):
+        return None
+    return HyperFault(
+        "kernels",
+        f"a list of {len(kernels)}",
+        f"as many as hyper.channels has, which is {len(channels)}: one of each per convolution",
+    )
+
+
+def _heads_share_the_width(hyper: Mapping[str, HyperValue]) -> HyperFault | None:
+    width, heads = cast(int, hyper["d_model"]), cast(int, hyper["heads"])
+    if width % heads == 0:
+        return None
+    return HyperFault("d_model", str(width), f"a multiple of hyper.heads, which is {heads}")
 
 
 _TABLE = (
@@ -214,6 +243,7 @@ _TABLE = (
             _ints("channels", (64, 96, 64), 1, 1024, "filters of the convolutions"),
             _ints("kernels", (7, 5, 3), 1, 99, "kernel length of each convolution, in samples"),
         ),
+        rule=_one_kernel_each,
     ),
     _model(
         "gru",
@@ -266,6 +296,7 @@ _TABLE = (
             _int("heads", 4, 1, 32, "attention heads"),
             _DROPOUT,
         ),
+        rule=_heads_share_the_width,
     ),
     _model(
         "rocket",
@@ -317,6 +348,10 @@ def register(model: ModelOptions) -> None:
         for value in (option.default_value(), option.id_default_value()):
             if (fault := _value_fault(option, value)) is not None:
                 raise ValueError(f"model {model.name!r}: the default of its own option does not fit: {fault}")
+        if option.type in ("int", "float", "int_list") and not all(
+            map(math.isfinite, (option.minimum, option.maximum))
+        ):
+            raise ValueError(f"model {model.name!r}: option {name!r} needs a minimum and a maximum")
     missing = [name for name in ("window_s", "stride_s") if name not in model.options]
     if missing:
         raise ValueError(f"model {model.name!r}: has no option {', '.join(missing)}; take WINDOW_OPTIONS")
@@ -329,11 +364,23 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str | None:
 
 
 def check_hyper(model: str, hyper: Mapping[str, object]) -> list[HyperFault]:
-    """Every fault of a hyper table, in the order of its keys; empty when it fits.
+    """Every fault of a hyper table, in the order of its keys, or else what its options contradict each other in;
+    empty when it fits.
 
     Raises KeyError for a model that is not in `MODELS`: the caller names that fault in its own words.
     """
-    return list(_faults(MODELS[model], hyper))
+    known = MODELS[model]
+    faults = list(_faults(known, hyper))
+    if not faults and known.rule is not None and (fault := known.rule(_complete(known, hyper))) is not None:
+        faults.append(fault)
+    return faults
+
+
+def _complete(model: ModelOptions, hyper: Mapping[str, object]) -> dict[str, HyperValue]:
+    return {
+        name: _normal(hyper[name]) if name in hyper else model.options[name].default_value()
+        for name in sorted(model.options)
+    }
 
 
 def _faults(model: ModelOptions, hyper: Mapping[str, object]) -> Iterator[HyperFault]:
@@ -442,11 +489,7 @@ def effective_hyper(model: str, hyper: Mapping[str, object]) -> dict[str, HyperV
     faults = check_hyper(model, hyper)
     if faults:
         raise HyperError(model, faults)
-    options = MODELS[model].options
-    return {
-        name: _normal(hyper[name]) if name in hyper else options[name].default_value()
-        for name in sorted(options)
-    }
+    return _complete(MODELS[model], hyper)
 
 
 def identity_hyper(model: str, hyper: Mapping[str, object]) -> dict[str, HyperValue]:

@@ -74,7 +74,7 @@ def _pr(table: Table, what: str) -> bytes:
         Axis("recall (suspicious windows with an alarm)", 0, 1),
         Axis("precision", 0, 1),
         [
-            Line("test windows", list(zip(recall, precision, strict=True))),
+            Line("test windows", _stairs(recall, precision)),
             Line(
                 f"base rate: a score that knows nothing ({base_rate:.1%})",
                 [(0, base_rate), (1, base_rate)],
@@ -83,6 +83,18 @@ def _pr(table: Table, what: str) -> bytes:
         ],
         marks,
     )
+
+
+def _stairs(recall: Sequence[float], precision: Sequence[float]) -> list[tuple[float, float]]:
+    """Corners of the steps whose area is `pr_auc`: up to a recall holds the precision of the threshold that reaches
+    it. A straight line between two thresholds would promise a precision that no threshold has (Davis and Goadrich
+    2006)."""
+    corners: list[tuple[float, float]] = []
+    reached = 0.0
+    for x, y in zip(recall, precision, strict=True):
+        corners += [(reached, y), (x, y)]
+        reached = x
+    return corners
 
 
 def _marked(table: Table, x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:

@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
 
 def one_blas_thread() -> None:
     """Must run before numpy is imported. More threads change the order of additions, and with it the
-    result."""
+    result. Where there are several all the same (LightGBM with --threads), they wait asleep: spinning, two of them
+    were seen to take ten times as long on a busy host."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         os.environ[name] = "1"
 
@@ -75,7 +77,9 @@ def sentence_exit(
         code, text = OutOfMemory.exit_code, out_of_memory_text(error)
     except KeyboardInterrupt:
         code, text = 130, "interrupted from the keyboard"
-    except Exception as error:  # noqa: BLE001 - nothing may end without a sentence
+    except SystemExit:  # --help
+        raise
+    except BaseException as error:  # noqa: BLE001 - nothing may end without a sentence, not even a panic of Rust
         traceback.print_exc()
         code, text = (
             INTERNAL_ERROR,

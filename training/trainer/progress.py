@@ -10,7 +10,9 @@ Steps are written at most twice a second, and the last one always. A reader may 
 is written: take whole lines only.
 """
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +26,7 @@ VERSION = 1
 
 
 class Progress:
-    """Writes the lines; with no path it writes nothing. `clock` gives seconds of a steady clock."""
+    """Writes the lines; with no path only the warnings, for a person. `clock` gives seconds of a steady clock."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -50,7 +52,9 @@ class Progress:
         self._write("progress", {"step": step, "total": total, "loss": round(loss, 6), "metric": rounded})
 
     def warn(self, text: str) -> None:
-        """Something a person should know, though the run goes on."""
+        """Something a person should know, though the run goes on: on standard error, where there is no file."""
+        if self._file is None:
+            print(f"warning: {text}", file=sys.stderr)
         self._write("warn", {"text": text})
 
     def result(self, metric: Mapping[str, Json]) -> None:
@@ -63,7 +67,21 @@ class Progress:
 
     def _write(self, event: str, content: Mapping[str, Json]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps({"v": VERSION, "event": event, **content}, sort_keys=True) + "\n")
+            try:
+                self._file.write(json.dumps({"v": VERSION, "event": event, **content}, sort_keys=True) + "\n")
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """A disk that is full takes the sight of the training, not the training."""
+        print(f"progress can no longer be written: {error}; the run goes on", file=sys.stderr)
+        self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what was left in its buffer; the file is closed all the same
+                file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -71,5 +89,4 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._close()

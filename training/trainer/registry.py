@@ -41,7 +41,7 @@ def register_all(
             if model.name != entry.name:
                 raise ValueError(f"its model is named {model.name!r}; both names must agree")
             add(replace(model, plugin=plugin))
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises must not stop a receiver
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's module raises must not stop a receiver
             faults.append(
                 f"{plugin}: its model {entry.name!r} ({entry.value}) is left out: {error}; "
                 "repair or uninstall that package"

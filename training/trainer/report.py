@@ -5,6 +5,7 @@ Two runs of one job on one data set give the same bytes. Provenance travels besi
 """
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,11 @@ def preprocess(
         **of_inputs,
         **of_model,
     }
+
+
+def model_files(files: Mapping[str, bytes]) -> dict[str, Json]:
+    """The sha256 (hex) of each file of a model, for `preprocess.json`: `score` loads nothing else."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
 
 
 def predictions(episodes: Sequence[Episode], windows: Windows, scores: Floats) -> bytes:

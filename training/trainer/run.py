@@ -304,4 +304,8 @@ def _checkpoints(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    # While Python shuts down, a second with torch, it puts back what SIGTERM does by default: a training that is over
+    # would look killed.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(ended)

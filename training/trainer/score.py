@@ -1,7 +1,8 @@
 """`python -m training.trainer.score --artifact DIR --data DIR`: measure a trained model on another data set.
 
 All episodes of that data set are scored, at the threshold that the training run fixed. The measures go to
-standard output as JSON; exit codes are those of `run`.
+standard output as JSON; exit codes are those of `run`. Episodes that trained the model are counted and told: a
+score on them says how well it remembers.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from training.trainer.process import Parser, one_blas_thread, sentence_exit
+from training.trainer.registry import load_plugins
 
 one_blas_thread()
 
@@ -31,11 +33,16 @@ def _score(options: argparse.Namespace) -> str:
     from training.trainer import metrics, report
     from training.trainer.scoring import score_artifact
 
+    for fault in load_plugins():
+        print(f"score: {fault}", file=sys.stderr)
     measured = score_artifact(options.artifact, options.data)
     sys.stdout.write(report.json_bytes(report.rounded(measured)).decode())
     test = cast(dict[str, float | None], metrics.headline(measured))
+    seen = measured["episodes_seen_in_training"]
+    leaky = f", {seen} of which trained or validated this model: not a result to quote" if seen else ""
     return (
-        f"scored {measured['windows']} windows of {measured['episodes']} episodes: ROC-AUC {test['roc_auc']}"
+        f"scored {measured['windows']} windows of {measured['episodes']} episodes{leaky}: "
+        f"ROC-AUC {test['roc_auc']}"
     )
 
 

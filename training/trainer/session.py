@@ -44,13 +44,18 @@ class LiveSession:
         stops = self._stop_requested()
         kept = "nothing of it is kept, for there is no folder for checkpoints"
         if self._checkpoints is not None and (stops or self._checkpoints.is_due):
-            kept = self._saved(self._checkpoints, state())
+            kept = self._saved(self._checkpoints, state)
         if stops:
             raise Preempted(f"stopped on request after {self._unit} {self._done} of {self._total}; {kept}")
 
-    def _saved(self, checkpoints: Checkpoints, files: Mapping[str, bytes]) -> str:
+    def _saved(self, checkpoints: Checkpoints, state: State) -> str:
+        try:
+            files = state()
+        except MemoryError as error:
+            checkpoints.give_up(error)
+            return "its checkpoint could not be written"
         if not files:
-            return "this model has nothing between start and end that could be kept"
+            return "there is nothing yet that the next attempt could go on from"
         if not checkpoints.save(files):
             return "its checkpoint could not be written"
         return "a checkpoint is kept for the next attempt"

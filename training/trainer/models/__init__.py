@@ -27,8 +27,8 @@ Inputs = Literal["summary", "series"]
 Device = Literal["cpu", "cuda"]
 
 State = Callable[[], Mapping[str, bytes]]
-"""Gives the files of a checkpoint: everything that decides the rest of the training. None of them from a model that
-is solved in one step."""
+"""Gives the files of a checkpoint: everything that decides the rest of the training. None of them where
+there is nothing yet to go on from, or nothing ever, as in a model that is solved in one step."""
 
 
 @dataclass(frozen=True)

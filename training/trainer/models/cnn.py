@@ -8,7 +8,6 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.trainer.errors import BadConfig
 from training.trainer.models import Context, Inputs, TrainingData, torch_artifact, torch_training
 from training.trainer.models.torch_artifact import Network, NetworkKind, SeriesShape, TorchTrained
 from training.trainer.options import HyperValue, Json
@@ -44,11 +43,6 @@ class _Fcn(Network):
 
 def _build(shape: SeriesShape, options: Mapping[str, HyperValue]) -> Network:
     channels, kernels = cast(list[int], options["channels"]), cast(list[int], options["kernels"])
-    if len(channels) != len(kernels):
-        raise BadConfig(
-            f"cnn: hyper.channels has {len(channels)} entries and hyper.kernels {len(kernels)}; expected as many, "
-            "one of each per convolution"
-        )
     return _Fcn(shape, channels, kernels)
 
 

@@ -150,6 +150,8 @@ class _Report:
 
 
 def _state(done: int, text: bytes) -> State:
+    if not text:  # within the first segment
+        return dict
     numbers = {"round": done, "sha256": hashlib.sha256(text).hexdigest()}
     files = {_STATE_FILE: json.dumps(numbers).encode(), MODEL_FILE: text}
     return lambda: files
@@ -165,8 +167,8 @@ def _resumed(files: Mapping[str, bytes] | None, data: TrainingData, total: int) 
         # LightGBM ends the whole process on some texts that were cut short.
         if numbers["sha256"] != hashlib.sha256(text).hexdigest():
             raise ValueError("its text is not the one that was saved")
-        if not text and done == 0:
-            return 0, b""
+        if not text:
+            raise ValueError("it is empty")
         booster = lgb.Booster(model_str=text.decode("utf-8"))
         found = (booster.num_feature(), booster.num_model_per_iteration())
     except (KeyError, TypeError, ValueError, lgb.basic.LightGBMError) as error:

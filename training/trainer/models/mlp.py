@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from training.trainer.models import Context, Inputs, Session, Step, TrainingData, UnusableState
 from training.trainer.models.checks import check_data, check_loss
 from training.trainer.models.mlp_network import Adam, Network, clipped, cross_entropy, probabilities
 from training.trainer.models.scaling import Array, Scaler, SeriesScaler
 from training.trainer.models.schedule import learning_rate_at
+from training.trainer.models.tensors import save_tensors
 from training.trainer.options import HyperValue, Json
 
 MODEL_FILE = "model.safetensors"

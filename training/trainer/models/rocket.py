@@ -12,13 +12,13 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from training.trainer.models import Context, Inputs, Step, TrainingData
 from training.trainer.models.checks import check_data
 from training.trainer.models.ridge import Ridge, cross_entropy, fit_ridge, scaled_softmax
 from training.trainer.models.rocket_kernels import LENGTH, Kernels, fit_kernels, kernels_of, tensors_of
 from training.trainer.models.scaling import SeriesScaler
+from training.trainer.models.tensors import save_tensors
 from training.trainer.options import HyperValue, Json
 
 MODEL_FILE = "model.safetensors"

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 from torch import Tensor, nn
 
 from training.trainer.errors import BadData
 from training.trainer.models.scaling import SeriesScaler
+from training.trainer.models.tensors import save_tensors
 from training.trainer.models.torch_process import settled
 from training.trainer.options import HyperValue, Json
 
@@ -46,8 +46,7 @@ class SeriesShape:
 @dataclass(frozen=True)
 class NetworkKind:
     """One torch model: its name, the options that decide the network (the others decide the training only), and
-    how the network is built of them. `build` draws the first weights from torch's global generator and raises
-    BadConfig for options that do not fit together."""
+    how the network is built of them. `build` draws the first weights from torch's global generator."""
 
     name: str
     options: tuple[str, ...]

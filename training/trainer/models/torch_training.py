@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
 from training.trainer.errors import Unavailable
@@ -25,6 +24,7 @@ from training.trainer.models import Context, Step, TrainingData, UnusableState
 from training.trainer.models.checks import check_data, check_loss
 from training.trainer.models.scaling import SeriesScaler
 from training.trainer.models.schedule import learning_rate_at
+from training.trainer.models.tensors import save_tensors
 from training.trainer.models.torch_adam import AdamW, clip_gradients
 from training.trainer.models.torch_artifact import (
     PREDICT_ROWS,
@@ -158,6 +158,13 @@ class _Training:
         self._loss_sum.zero_()
         check_loss(self._kind.name, loss, f"epoch {epoch}", self._number("learning_rate"))
         validation_loss = self._validation_loss()
+        if validation_loss is not None:
+            check_loss(
+                self._kind.name,
+                validation_loss,
+                f"the validation after epoch {epoch}",
+                self._number("learning_rate"),
+            )
         if validation_loss is not None and self._number("patience") > 0:
             self._remember_the_best(epoch, validation_loss)
         return Step(epoch, self._epochs, loss, validation_loss)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.trainer.errors import BadConfig
 from training.trainer.models import Context, Inputs, TrainingData, torch_artifact, torch_training
 from training.trainer.models.torch_artifact import Network, NetworkKind, SeriesShape, TorchTrained
 from training.trainer.options import HyperValue, Json
@@ -82,11 +81,6 @@ class _Transformer(Network):
 
 
 def _build(shape: SeriesShape, options: Mapping[str, HyperValue]) -> Network:
-    width, heads = int(cast(int, options["d_model"])), int(cast(int, options["heads"]))
-    if width % heads:
-        raise BadConfig(
-            f"transformer: hyper.d_model is {width}, expected a multiple of hyper.heads, which is {heads}"
-        )
     return _Transformer(shape, options)
 
 
