@@ -287,10 +287,7 @@ class JobQueue(QueueState):
             if not isinstance(decision, Move):
                 return _refused(row, decision, job_id)
             assert row is not None and attempt is not None
-            if (
-                host in self.matcher.seen
-            ):  # it is there: after an absence too, a job that waits for it does so now
-                self.saw(host, None)
+            self.saw(host, None)  # it is there, after an absence too: a job that waits for it does so now
             self.end_attempt(row, AttemptEnd("released", error=reason[-MAX_ERROR_CHARS:] or None))
             new = self.put_back(_not_lost(row), decision, replace(row.learned, wait_for_host=host))
             failpoint("queue.half_released")
