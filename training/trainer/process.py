@@ -33,7 +33,7 @@ def one_blas_thread() -> None:
 def out_of_memory_text(error: BaseException) -> str:
     """What a person needs to know when main memory ran out: what was asked for, the peak, and what there is."""
     asked = f" ({error})" if str(error) else ""
-    peak_bytes, ram_bytes = _peak_bytes(), _ram_bytes()
+    peak_bytes, ram_bytes = peak_rss_bytes(), _ram_bytes()
     peak = "" if peak_bytes is None else f"; this process held at most {peak_bytes / GIB:.2f} GiB"
     ram = "" if ram_bytes is None else f", this host has {ram_bytes / GIB:.1f} GiB of RAM"
     return (
@@ -45,7 +45,7 @@ def out_of_memory_text(error: BaseException) -> str:
 GIB = 1024**3
 
 
-def _peak_bytes() -> int | None:
+def peak_rss_bytes() -> int | None:
     """Largest resident size of this process so far; None where the system does not tell."""
     if sys.platform == "win32":
         return None

@@ -7,8 +7,7 @@ import torch
 
 from training.trainer.errors import OutOfMemory, Unavailable
 from training.trainer.models import Device
-
-_GIB = 2**30
+from training.trainer.process import GIB, peak_rss_bytes
 
 _GPU_MEMORY = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 _CPU_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "not enough memory")
@@ -41,15 +40,15 @@ def _gpu_sentence(model: str, batch_size: int, text: str) -> str:
     name, size_bytes = _card()
     peak_bytes = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
     return (
-        f"{model}: out of memory on {name}: peak {peak_bytes / _GIB:.2f} GiB allocated of its "
-        f"{size_bytes / _GIB:.1f} GiB ({text}); try a hyper.batch_size below {batch_size} or a smaller network, or "
+        f"{model}: out of memory on {name}: peak {peak_bytes / GIB:.2f} GiB allocated of its "
+        f"{size_bytes / GIB:.1f} GiB ({text}); try a hyper.batch_size below {batch_size} or a smaller network, or "
         "keep the job to hosts with a larger GPU (min_vram_gib in the manifest)"
     )
 
 
 def _cpu_sentence(model: str, batch_size: int, text: str) -> str:
     peak = peak_rss_bytes()
-    shown = "" if peak is None else f": this process's peak is {peak / _GIB:.2f} GiB"
+    shown = "" if peak is None else f": this process's peak is {peak / GIB:.2f} GiB"
     return (
         f"{model}: out of memory{shown} ({text or 'an allocation failed'}); try a hyper.batch_size below "
         f"{batch_size} or a smaller network, or keep the job to hosts with more RAM (min_ram_gib in the manifest)"
@@ -71,15 +70,3 @@ def _card() -> tuple[str, int]:
     except (RuntimeError, AssertionError):
         return "a GPU that no longer answers", 0
     return str(card.name), int(card.total_memory)
-
-
-def peak_rss_bytes() -> int | None:
-    """The most memory this process ever held, None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
