@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from tests.factories.command import run
 from tests.factories.episodes import write_dataset
 from tests.factories.fleet import job, job_id, manifest
 from tests.factories.live_receiver import TOKEN, LiveReceiver, live_receiver
+from tests.factories.real_workers import Start, real_workers
 from training.fleet.specs import Reference
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -27,10 +27,8 @@ MANIFEST = 'name = "t"\n[[jobs]]\nmodel = "gbt"\nmode = "realistic"\n'
 TIMEOUT_S = 120
 HYPER: dict[str, dict[str, object]] = {
     "gbt": {"rounds": 1000, "min_data_in_leaf": 5},
-    "mlp": {"epochs": 600, "hidden": [64]},
+    "mlp": {"epochs": 5000, "hidden": [64]},
 }
-
-Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
@@ -52,22 +50,8 @@ def receiver(tmp_path: Path, model: str) -> Iterator[LiveReceiver]:
 @pytest.fixture
 def start(receiver: LiveReceiver, tmp_path: Path) -> Iterator[Start]:
     """Starts a worker; ends all of them afterwards."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def begin(*options: str) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable, "-m", "training.fleet.worker", "--receiver-url", receiver.url, "--host", "lab-a",
-            "--state-dir", str(tmp_path / "state"), "--poll-s", "0.1", *options,
-        ]  # fmt: skip
-        with (tmp_path / "worker.log").open("ab") as log:
-            started.append(subprocess.Popen(command, stderr=log))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        one.kill()
-        one.wait(TIMEOUT_S)
-    print((tmp_path / "worker.log").read_text("utf-8"))  # shown when the test fails
+    with real_workers(receiver.url, tmp_path, TIMEOUT_S) as begin:
+        yield begin
 
 
 def progress_file(folder: Path, epoch: int) -> Path:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.factories.fleet import job, job_id, manifest
 from tests.factories.live_receiver import LiveReceiver, live_receiver
 from tests.factories.processes import wait_until
+from tests.factories.real_workers import Start, real_workers
 from training.fleet.specs import Reference
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -21,8 +21,6 @@ MANIFEST = 'name = "t"\n[[jobs]]\nmodel = "gbt"\nmode = "realistic"\n'
 DATASET = "d" * 64
 TIMEOUT_S = 60
 STEPS, HOLD_AT = 12, 7
-
-Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
@@ -43,23 +41,10 @@ def receiver(tmp_path: Path) -> Iterator[LiveReceiver]:
 @pytest.fixture
 def start(receiver: LiveReceiver, tmp_path: Path) -> Iterator[Start]:
     """Starts a worker with a trainer that saves each step; ends all of them afterwards."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def begin(*options: str) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable, "-m", "training.fleet.worker", "--receiver-url", receiver.url, "--host", "lab-a",
-            "--state-dir", str(tmp_path / "state"), "--poll-s", "0.1",
-            "--trainer-module", "tests.factories.resuming_trainer", *options,
-        ]  # fmt: skip
-        with (tmp_path / "worker.log").open("ab") as log:
-            started.append(subprocess.Popen(command, stderr=log))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        one.kill()
-        one.wait(TIMEOUT_S)
-    print((tmp_path / "worker.log").read_text("utf-8"))  # shown when the test fails
+    with real_workers(
+        receiver.url, tmp_path, TIMEOUT_S, "--trainer-module", "tests.factories.resuming_trainer"
+    ) as begin:
+        yield begin
 
 
 def step_of(folder: Path) -> int:
