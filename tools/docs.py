@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmarks import tsc_table
 from tools import failpoints, results_table
+from training.fleet.endpoint import Endpoint
 from training.fleet.lifecycle import mermaid, table_markdown
-from training.fleet.routes import ROUTES, Endpoint
+from training.fleet.routes import ROUTES
 from training.trainer.options import MODELS, HyperValue, ModelOptions, expected_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -13,9 +13,10 @@ import pytest
 from tools import docs
 from training.fleet import cli, receiver, worker_settings
 from training.fleet.eligibility import HostView, Requirement, Rules, checks
+from training.fleet.endpoint import Endpoint
 from training.fleet.lifecycle import EVENTS, PHASES
 from training.fleet.outcome import FAIL_CLASS_OF
-from training.fleet.routes import ROUTES, Endpoint
+from training.fleet.routes import ROUTES
 from training.fleet.types import FAIL_CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import msgspec
 from training.fleet import wire
 
 if TYPE_CHECKING:
-    from training.fleet.routes import Endpoint
+    from training.fleet.endpoint import Endpoint
 
 _HEADERS = {
     "worker": ((wire.HEADER_HOST, True), (wire.HEADER_LEASE_TOKEN, False)),

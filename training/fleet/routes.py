@@ -10,19 +10,31 @@ import asyncio
 import functools
 import logging
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from cis490.digest import is_digest
 from cis490.logs import event
-from training.fleet import claiming, explain, leaderboard, shadows, wire
+from training.fleet import (
+    claiming,
+    event_routes,
+    explain,
+    leaderboard,
+    metrics_routes,
+    overview_routes,
+    plan_routes,
+    shadows,
+    steering_routes,
+    telemetry_routes,
+    why_routes,
+    wire,
+)
 from training.fleet.claiming import Asked
 from training.fleet.coordinator import Coordinator
+from training.fleet.endpoint import Endpoint
 from training.fleet.host_routes import drain, undrain
 from training.fleet.http_io import (
     Problem,
@@ -357,17 +369,6 @@ async def openapi(request: Request) -> Response:
     return answer(document(ROUTES))
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One row of the interface."""
-
-    method: Literal["GET", "POST", "PUT"]
-    path: str
-    handler: Callable[[Request], Awaitable[Response]]
-    who: Literal["worker", "operator", "anyone"]
-    body: type | None = None
-
-
 ROUTES: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/job/claim", claim, "worker", wire.ClaimRequest),
     Endpoint("POST", "/v1/job/{id}/heartbeat", heartbeat, "worker", wire.HeartbeatRequest),
@@ -391,6 +392,13 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/manifest/reload", reload, "operator"),
     Endpoint("POST", "/v1/host/{name}/drain", drain, "operator", wire.DrainRequest),
     Endpoint("POST", "/v1/host/{name}/undrain", undrain, "operator"),
+    *overview_routes.ENDPOINTS,
+    *why_routes.ENDPOINTS,
+    *plan_routes.ENDPOINTS,
+    *steering_routes.ENDPOINTS,
+    *telemetry_routes.ENDPOINTS,
+    *event_routes.ENDPOINTS,
+    *metrics_routes.ENDPOINTS,
 )
 
 LEASE_VERBS = {"heartbeat": heartbeat, "complete": complete, "fail": fail, "release": release}

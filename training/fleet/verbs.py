@@ -6,16 +6,11 @@ The command line itself is `training.fleet.cli`, which imports this module only 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-import sys
-import time
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from training.fleet import naming, render, render_job, render_models
 from training.fleet.client import FleetClient, FleetError, Refused, Unreachable
@@ -32,50 +27,15 @@ from training.fleet.exits import (
 )
 from training.fleet.render import View
 from training.fleet.tables import Row, rows_of, safe, safe_lines, text_of
+from training.fleet.verb import Call, Terminal, named, own_terminal, said
+
+__all__ = ["ACTS", "MOST_EXPLAINED", "Call", "Terminal", "act_of", "carry_out", "own_terminal"]
 
 if TYPE_CHECKING:
     from training.fleet.comparison import Comparison
 
 MOST_EXPLAINED = 50
 """Pending jobs that `status` asks about, highest priority first: one request each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """The outside world, passed in so that tests can pass their own."""
-
-    env: Mapping[str, str]
-    out: TextIO
-    err: TextIO
-    wall_s: Callable[[], float]
-    """UTC, seconds since the epoch: relative times count from here."""
-    now_s: Callable[[], float]
-    """A clock for durations."""
-    columns: int
-    sleep: Callable[[float], None] = time.sleep
-
-
-def own_terminal() -> Terminal:
-    """This process's own."""
-    columns = shutil.get_terminal_size().columns
-    return Terminal(os.environ, sys.stdout, sys.stderr, time.time, time.monotonic, columns)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One command being carried out."""
-
-    args: argparse.Namespace
-    client: FleetClient
-    terminal: Terminal
-    view: View
-
-    def say(self, answer: object, lines: Callable[[], Sequence[str]]) -> int:
-        """Print the answer as JSON with `--json`, else as the screen that `lines` makes."""
-        shown = [json.dumps(answer, indent=2)] if getattr(self.args, "json", False) else lines()
-        for line in shown:
-            print(line, file=self.terminal.out)
-        return OK
 
 
 def _status(call: Call) -> int:
@@ -96,7 +56,7 @@ def _list(call: Call) -> int:
 
 
 def _show(call: Call) -> int:
-    job = call.client.job(text_of(_named(call), "job_id"))
+    job = call.client.job(text_of(named(call), "job_id"))
     return call.say({"job": job}, lambda: render_job.show(call.view, job))
 
 
@@ -113,7 +73,7 @@ def _models(call: Call) -> int:
 def _why(call: Call) -> int:
     if call.args.host is not None:
         return _why_host(call)
-    answer = call.client.eligibility(text_of(_named(call), "job_id"))
+    answer = call.client.eligibility(text_of(named(call), "job_id"))
     return call.say(answer, lambda: render_job.why_job(call.view, answer))
 
 
@@ -122,7 +82,7 @@ def _why_host(call: Call) -> int:
     worker = next((row for row in call.client.workers() if row["host"] == host), None)
     answers = [call.client.eligibility(job["job_id"]) for job in jobs if job["status"] == "pending"]
     if worker is None:
-        _check_named(host, answers or [call.client.eligibility(job["job_id"]) for job in jobs[:1]])
+        _checknamed(host, answers or [call.client.eligibility(job["job_id"]) for job in jobs[:1]])
     running = [
         job
         for job in (*jobs, *call.client.shadows())
@@ -134,7 +94,7 @@ def _why_host(call: Call) -> int:
     )
 
 
-def _check_named(host: str, answers: Sequence[Mapping[str, Any]]) -> None:
+def _checknamed(host: str, answers: Sequence[Mapping[str, Any]]) -> None:
     """A host that has never called may still stand in the manifest, which every eligibility answer shows."""
     names = {str(own["host"]) for answer in answers for own in answer["hosts"]}
     if host not in names:
@@ -142,13 +102,13 @@ def _check_named(host: str, answers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _cancel(call: Call) -> int:
-    job = _named(call)
+    job = named(call)
     answer = _changed("cancel", job, lambda: call.client.cancel(text_of(job, "job_id")))
     return call.say(answer, lambda: render_job.cancelled(job))
 
 
 def _requeue(call: Call) -> int:
-    job = _named(call)
+    job = named(call)
     answer = _changed(
         "requeue", job, lambda: call.client.requeue(text_of(job, "job_id"), force=call.args.force)
     )
@@ -174,7 +134,7 @@ def _changed(verb: str, job: Row, act: Callable[[], Mapping[str, object]]) -> Ma
             raise
         next_one = _AFTER_409.get((verb, text_of(job, "status")), "cis490-jobs show {name}")
         hint = next_one.format(name=render.handle(job))
-        raise Stop(REFUSED, f"{render.handle(job)}: {safe(_said(refusal))}", f"  next: {hint}") from refusal
+        raise Stop(REFUSED, f"{render.handle(job)}: {safe(said(refusal))}", f"  next: {hint}") from refusal
 
 
 def _verify(call: Call) -> int:
@@ -207,7 +167,7 @@ def _reload(call: Call) -> int:
         raise Stop(
             MANIFEST_FAULTY,
             "the manifest is faulty; nothing was changed, the last good one stays in force:",
-            *safe_lines(_said(refusal)),
+            *safe_lines(said(refusal)),
         ) from refusal
     return call.say(answer, lambda: render_job.reloaded(answer))
 
@@ -252,34 +212,29 @@ def _pull(call: Call) -> int:
     )
 
 
-def _named(call: Call) -> Row:
-    """The job, or else the verification run, that the word on the command line names."""
-    try:
-        return naming.find_job(call.client.jobs(), call.args.job)
-    except naming.NotNamed as unknown:
-        if unknown.candidates:
-            raise
-        try:
-            return naming.find_job(call.client.shadows(), call.args.job)
-        except naming.NotNamed:
-            raise unknown from None
-
-
-ACTS: Mapping[str, Callable[[Call], int]] = {
-    "status": _status,
-    "list": _list,
-    "show": _show,
-    "workers": _workers,
-    "models": _models,
-    "why": _why,
-    "cancel": _cancel,
-    "requeue": _requeue,
-    "verify": _verify,
-    "reload": _reload,
-    "drain": _drain,
-    "undrain": _undrain,
-    "pull": _pull,
+ACTS: Mapping[str, str] = {
+    "status": "verbs:_status",
+    "list": "verbs:_list",
+    "show": "verbs:_show",
+    "workers": "verbs:_workers",
+    "models": "verbs:_models",
+    "why": "verbs:_why",
+    "cancel": "verbs:_cancel",
+    "requeue": "verbs:_requeue",
+    "verify": "verbs:_verify",
+    "reload": "verbs:_reload",
+    "drain": "verbs:_drain",
+    "undrain": "verbs:_undrain",
+    "pull": "verbs:_pull",
 }
+"""Verb -> module of `training.fleet` and function: only what is asked for is imported."""
+
+
+def act_of(verb: str) -> Callable[[Call], int]:
+    """The function that carries out a verb."""
+    module, _, name = ACTS[verb].partition(":")
+    found: Callable[[Call], int] = getattr(importlib.import_module(f"training.fleet.{module}"), name)
+    return found
 
 
 def carry_out(args: argparse.Namespace, url: str, terminal: Terminal) -> int:
@@ -290,13 +245,13 @@ def carry_out(args: argparse.Namespace, url: str, terminal: Terminal) -> int:
     except ValueError as fault:
         raise Stop(USAGE, str(fault)) from fault
     try:
-        return ACTS[args.verb](Call(args, client, terminal, view))
+        return act_of(args.verb)(Call(args, client, terminal, view))
     except naming.NotNamed as fault:
         raise Stop(USAGE, *fault.lines) from fault
     except Unreachable as fault:
         raise Stop(UNREACHABLE, *_unreachable(url, safe(str(fault)))) from fault
     except Refused as refusal:
-        raise Stop(REFUSED, f"{args.verb}: {safe(_said(refusal))}", *_token_hint(refusal)) from refusal
+        raise Stop(REFUSED, f"{args.verb}: {safe(said(refusal))}", *_token_hint(refusal)) from refusal
     except FleetError as fault:
         raise Stop(REFUSED, f"{args.verb}: {safe(str(fault))}") from fault
     finally:
@@ -310,11 +265,6 @@ def _token(env: Mapping[str, str]) -> str | None:
             USAGE, f"${TOKEN_VARIABLE} has characters that no header can carry; expected printable ASCII"
         )
     return token or None
-
-
-def _said(refusal: Refused) -> str:
-    """The receiver's whole sentence (or all its lines); `reason` is the short form where there are both."""
-    return str(refusal.body.get("error") or refusal.reason)
 
 
 def _unreachable(url: str, fault: str) -> list[str]:

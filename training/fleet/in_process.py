@@ -1,0 +1,78 @@
+"""The HTTP interface, asked from within the receiver's own process: what the pages are made from.
+
+A page is a client like any other: it sees what `GET /v1/...` answers and nothing else, so page, command line and
+interface cannot disagree. Only the socket is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+from starlette.types import ASGIApp, Message, Scope
+
+from training.fleet.wire import HEADER_OPERATOR_TOKEN
+
+
+class Refusal(Exception):
+    """An answer other than 2xx: its status and its JSON body."""
+
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+        super().__init__(str(body.get("error") or f"status {status}"))
+        self.status, self.body = status, body
+
+
+class InProcess:
+    """Sends requests to `app`. `operator_token` is what the receiver was started with; None: no operator verbs."""
+
+    def __init__(self, app: ASGIApp, operator_token: str | None) -> None:
+        self._app, self._token = app, operator_token
+
+    async def get(self, path: str, /, **query: str | int | float) -> dict[str, Any]:
+        """The JSON answer of `GET path?query`. Raises Refusal."""
+        return await self._ask("GET", path, urlencode(query), b"", ())
+
+    async def post(self, path: str, body: Mapping[str, Any] | None = None, /) -> dict[str, Any]:
+        """The JSON answer of `POST path`, sent as the operator. Raises Refusal.
+
+        The caller has made sure that the person is one.
+        """
+        headers = (
+            () if self._token is None else ((HEADER_OPERATOR_TOKEN.lower().encode(), self._token.encode()),)
+        )
+        return await self._ask("POST", path, "", msgspec.json.encode(dict(body or {})), headers)
+
+    async def _ask(
+        self, method: str, path: str, query: str, body: bytes, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> dict[str, Any]:
+        scope: Scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "path": path, "raw_path": quote(path).encode(), "query_string": query.encode(), "root_path": "",
+            "headers": [(b"host", b"in-process"), (b"content-type", b"application/json"), *headers],
+            "client": None, "server": None,
+        }  # fmt: skip
+        parts: list[bytes] = []
+        status = 0
+        sent = False
+
+        async def receive() -> Message:
+            nonlocal sent
+            if sent:
+                return {"type": "http.disconnect"}
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                parts.append(message.get("body", b""))
+
+        await self._app(scope, receive, send)
+        found: dict[str, Any] = msgspec.json.decode(b"".join(parts) or b"{}")
+        if not 200 <= status < 300:
+            raise Refusal(status, found)
+        return found
