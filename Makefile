@@ -14,7 +14,7 @@ CORE := lifecycle eligibility budgets queue queue_state \
 CORE_TESTS := tests/contract tests/property tests/unit/test_lifecycle.py tests/unit/test_eligibility.py \
   tests/unit/test_budgets.py $(wildcard tests/unit/test_manifest*.py) tests/unit/test_writer_and_reaper.py
 
-.PHONY: help demo demo-full demo-receiver test test-all test-cuda test-faults seeded-faults coverage check format docs results \
+.PHONY: help demo demo-full demo-receiver test test-all test-browser test-cuda test-faults seeded-faults coverage check format docs results \
   bench-tsc lock clean setup-run setup-dev setup-full setup-all setup-bench
 
 help: ## Print this help
@@ -35,8 +35,11 @@ demo-receiver: setup-run ## Serve the finished demo again, for cis490-jobs and a
 test: setup-dev ## Run the quick tests (3 to 4 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
-test-all: setup-all ## Run what the quick tests leave out: torch, public data sets, slow ones, CUDA where there is any
-	@$(FULL)/python -m pytest -q -n $(JOBS) --dist worksteal -m "(torch or cuda or public_data or slow) and not faults" $(ARGS)
+test-all: setup-all ## Run what the quick tests leave out: torch, the pages in Chromium, public data sets, slow ones, CUDA
+	@$(FULL)/python -m pytest -q -n $(JOBS) --dist worksteal -m "(torch or cuda or public_data or slow or browser) and not faults" $(ARGS)
+
+test-browser: setup-all ## Run the tests of the pages alone, in Chromium
+	@$(FULL)/python -m pytest -q -n $(JOBS) --dist loadfile -m browser $(ARGS) tests/browser
 
 test-cuda: setup-all ## Run the tests that need an NVIDIA GPU
 	@$(FULL)/python -m pytest -q -m cuda $(ARGS)
@@ -86,6 +89,8 @@ lock: ## Choose and lock newer package versions (needs uv)
 	@echo blockbuster | $(LOCK_LIST) $(UPGRADE) --output-file requirements/source.txt -
 	@printf '%s\n' $(TORCH_IMPORTS) | $(LOCK_LIST) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/torch.txt -
 	@printf '%s\n' 'aeon>=1.6' 'numba!=0.63.0b1' | $(LOCK_LIST) $(UPGRADE) --output-file requirements/bench.txt -
+	@printf '%s\n' 'playwright>=1.60' 'axe-playwright-python>=0.1.8' | \
+	  $(LOCK_LIST) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/browser.txt -
 	@echo aeon | $(LOCK_LIST) --no-deps --constraint requirements/bench.txt --output-file requirements/public-data.txt -
 
 clean: ## Delete what set-up, tests and tools made (.venv*, caches; not the demo folders)

