@@ -134,19 +134,19 @@ def line_chart(
 ) -> bytes:
     """Lines over two axes, with a legend below. Points beyond an axis are drawn at its end."""
     drawing = _Drawing(head)
-    plot = _Plot(x, y, _LEFT, drawing.top + 6, _WIDTH - _LEFT - _RIGHT, height)
+    plot = Plot(x, y, _LEFT, drawing.top + 6, _WIDTH - _LEFT - _RIGHT, height)
     _axes(drawing, plot)
     for line in lines:
         points = [plot.at(*point) for point in line.points]
         if not points:
             continue
-        drawing.add(f'<path class="line {line.style}" d="{_path(points, line.steps)}"/>')
+        drawing.add(f'<path class="line {line.style}" d="{path_of(points, line.steps)}"/>')
         if line.dots:
             for px, py in points:
-                drawing.add(f'<circle class="dot {line.style}" cx="{_n(px)}" cy="{_n(py)}" r="3.5"/>')
+                drawing.add(f'<circle class="dot {line.style}" cx="{two(px)}" cy="{two(py)}" r="3.5"/>')
     for mark in marks:
         px, py = plot.at(mark.x, mark.y)
-        drawing.add(f'<circle class="mark" cx="{_n(px)}" cy="{_n(py)}" r="5.5"/>')
+        drawing.add(f'<circle class="mark" cx="{two(px)}" cy="{two(py)}" r="5.5"/>')
     drawing.bottom = plot.top + plot.height + 52
     for line in lines:
         drawing.key(line.label, f'<path class="line {line.style}" d="M0 0H26"/>')
@@ -162,7 +162,7 @@ def bar_chart(head: Head, axis: Axis, groups: Sequence[tuple[str, Sequence[Bar]]
     left = 20 + min(220.0, _CHAR_PX * max((len(bar.label) for bar in bars), default=0)) + 10
     room = max((len(bar.text) for bar in bars), default=0) * _CHAR_PX + 16
     rows_px = sum(24 + 22 * len(group) for _, group in groups)
-    plot = _Plot(axis, Axis("", 0, 1), left, drawing.top, _WIDTH - left - room, rows_px)
+    plot = Plot(axis, Axis("", 0, 1), left, drawing.top, _WIDTH - left - room, rows_px)
     _vertical_grid(drawing, plot)
     at = float(plot.top)
     for name, group in groups:
@@ -173,7 +173,7 @@ def bar_chart(head: Head, axis: Axis, groups: Sequence[tuple[str, Sequence[Bar]]
             drawing.text(left - 8, at + 12, _cut(bar.label, 32), anchor="end")
             kind = "fill second" if bar.style == "second" else "fill"
             drawing.add(
-                f'<rect class="{kind}" x="{_n(start)}" y="{_n(at)}" width="{_n(max(end - start, 1))}" height="16"/>'
+                f'<rect class="{kind}" x="{two(start)}" y="{two(at)}" width="{two(max(end - start, 1))}" height="16"/>'
             )
             drawing.text(end + 6, at + 12, bar.text)
             at += 22
@@ -196,9 +196,9 @@ def grid_chart(
         drawing.text(left - 12, at + 46, name, anchor="end")
         for number, cell in enumerate(cells):
             x = left + width * number
-            opacity = _n(0.04 + 0.36 * min(1.0, max(0.0, cell.share)))
+            opacity = two(0.04 + 0.36 * min(1.0, max(0.0, cell.share)))
             drawing.add(
-                f'<rect class="cell" fill-opacity="{opacity}" x="{_n(x)}" y="{_n(at)}" width="{_n(width)}" '
+                f'<rect class="cell" fill-opacity="{opacity}" x="{two(x)}" y="{two(at)}" width="{two(width)}" '
                 'height="84"/>'
             )
             drawing.text(x + width / 2, at + 42, cell.text, "large", "middle")
@@ -209,7 +209,7 @@ def grid_chart(
 
 
 @dataclass(frozen=True)
-class _Plot:
+class Plot:
     """The area between the axes, in pixels."""
 
     x: Axis
@@ -250,11 +250,11 @@ class _Drawing:
         """Text with its base line at y."""
         kind = f' class="{kind}"' if kind else ""
         end = f' text-anchor="{anchor}"' if anchor != "start" else ""
-        self.add(f'<text{kind} x="{_n(x)}" y="{_n(y)}"{end}>{escape(text)}</text>')
+        self.add(f'<text{kind} x="{two(x)}" y="{two(y)}"{end}>{escape(text)}</text>')
 
     def key(self, label: str, symbol: str) -> None:
         """A row of the legend; the symbol is drawn in 26 x 0 pixels."""
-        self.add(f'<g transform="translate({_LEFT} {_n(self.bottom + _LINE_PX - 4)})">{symbol}</g>')
+        self.add(f'<g transform="translate({_LEFT} {two(self.bottom + _LINE_PX - 4)})">{symbol}</g>')
         for line in textwrap.wrap(label, _KEY_CHARS):
             self.bottom += _LINE_PX
             self.text(_LEFT + 36, self.bottom, line)
@@ -280,39 +280,40 @@ class _Drawing:
         ).encode()
 
 
-def _axes(drawing: _Drawing, plot: _Plot) -> None:
+def _axes(drawing: _Drawing, plot: Plot) -> None:
     _vertical_grid(drawing, plot)
     right = plot.left + plot.width
     shown = ticks(plot.y.low, plot.y.high)
     for value in shown:
         y = plot.at(plot.x.low, value)[1]
-        drawing.add(f'<path class="grid" d="M{_n(plot.left)} {_n(y)}H{_n(right)}"/>')
+        drawing.add(f'<path class="grid" d="M{two(plot.left)} {two(y)}H{two(right)}"/>')
         drawing.text(plot.left - 8, y + 4, _number(value), "tick", "end")
     bottom = plot.top + plot.height
     drawing.add(
-        f'<path class="axis" fill="none" d="M{_n(plot.left)} {_n(plot.top)}V{_n(bottom)}H{_n(right)}"/>'
+        f'<path class="axis" fill="none" d="M{two(plot.left)} {two(plot.top)}V{two(bottom)}H{two(right)}"/>'
     )
     middle = plot.top + plot.height / 2
     drawing.add(
-        f'<text x="0" y="0" text-anchor="middle" transform="translate(24 {_n(middle)}) rotate(-90)">'
+        f'<text x="0" y="0" text-anchor="middle" transform="translate(24 {two(middle)}) rotate(-90)">'
         f"{escape(plot.y.label)}</text>"
     )
 
 
-def _vertical_grid(drawing: _Drawing, plot: _Plot) -> None:
+def _vertical_grid(drawing: _Drawing, plot: Plot) -> None:
     bottom = plot.top + plot.height
     for value in ticks(plot.x.low, plot.x.high):
         x = plot.at(value, plot.y.low)[0]
-        drawing.add(f'<path class="grid" d="M{_n(x)} {_n(plot.top)}V{_n(bottom)}"/>')
+        drawing.add(f'<path class="grid" d="M{two(x)} {two(plot.top)}V{two(bottom)}"/>')
         drawing.text(x, bottom + 18, _number(value), "tick", "middle")
     drawing.text(plot.left + plot.width / 2, bottom + 40, plot.x.label, anchor="middle")
 
 
-def _path(points: Sequence[tuple[float, float]], steps: bool) -> str:
+def path_of(points: Sequence[tuple[float, float]], steps: bool) -> str:
+    """The `d` of a path through these pixels; there is at least one."""
     x, y = points[0]
-    parts = [f"M{_n(x)} {_n(y)}"]
+    parts = [f"M{two(x)} {two(y)}"]
     for x, y in points[1:]:
-        parts.append(f"H{_n(x)}V{_n(y)}" if steps else f"L{_n(x)} {_n(y)}")
+        parts.append(f"H{two(x)}V{two(y)}" if steps else f"L{two(x)} {two(y)}")
     return "".join(parts)
 
 
@@ -320,8 +321,8 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _n(value: float) -> str:
-    """A coordinate with at most two decimals."""
+def two(value: float) -> str:
+    """A coordinate, with at most two decimals."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 

@@ -10,7 +10,6 @@ defect; 73 the target exists or cannot be written; 75 stopped by a signal; 78 th
 """
 
 import argparse
-import shutil
 import signal
 import sys
 import time
@@ -19,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from cis490.progress import Meter
 from collection.importing.description import load
 from collection.importing.errors import ImportFailed
 from collection.importing.folder import import_folder
-from collection.importing.progress import Bar
 from collection.importing.summary import told
 
 USAGE, DEFECT, STOPPED = 64, 70, 75
@@ -53,8 +52,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _import(arguments: argparse.Namespace) -> str:
     description = load(arguments.description)
 
-    def bar(total: int) -> Bar:
-        return Bar(total, sys.stderr, time.monotonic, lambda: shutil.get_terminal_size().columns)
+    def bar(total: int) -> Meter:
+        return Meter("importing", sys.stderr, total=total, unit="rows", now_s=time.monotonic)
 
     def say(text: str) -> None:
         print(f"import_csv: {text}", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cis490.digest import short
+from cis490.progress import ELSEWHERE_S, Every, bar
 from tools.demo_parts import DemoError, Part, tail
 from tools.demo_report import Row, number, text
 from training.fleet.client import FleetClient, Unreachable
@@ -15,8 +16,6 @@ from training.fleet.client import FleetClient, Unreachable
 POLL_S = 0.3
 KNOWN_S = 180.0
 """Longest wait for a worker's first call: it asks torch for GPUs before, which takes long on a cold or busy machine."""
-NEWS_S = 15.0
-"""Pause between two lines about what is going on, where a line cannot be replaced."""
 OVER = ("completed", "failed", "cancelled")
 PASSING = frozenset({"live", "not_paused", "free_slot", "preference"})
 """Constraints that pass with time. A job that fails none but these fits this machine."""
@@ -28,7 +27,7 @@ class Narrator:
     def __init__(self) -> None:
         self._started_s = time.monotonic()
         self._live = sys.stdout.isatty()
-        self._next_news_s = NEWS_S
+        self._every = Every(ELSEWHERE_S, 0.0)
 
     def elapsed_s(self) -> float:
         """Seconds since the demo began."""
@@ -42,8 +41,7 @@ class Narrator:
     def now(self, what: str) -> None:
         """Something goes on; the next call replaces it. Where lines cannot be replaced, one now and then stands."""
         if not self._live:
-            if what and self.elapsed_s() >= self._next_news_s:
-                self._next_news_s = self.elapsed_s() + NEWS_S
+            if what and self._every.due(self.elapsed_s()):
                 print(what, flush=True)
         else:
             width = shutil.get_terminal_size().columns - 1
@@ -162,7 +160,7 @@ class Watch:
             ", ".join(f"{text(row, 'name')}{progress(row)}" for row in busy)
             or "waiting for the worker's next claim"
         )
-        return f"          {over} of {len(rows)} over; now: {what}"
+        return f"          {bar(over, len(rows), 10)} {over} of {len(rows)} over; now: {what}"
 
 
 def _state(row: Row) -> tuple[object, ...]:

@@ -11,10 +11,12 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from benchmarks import tsc_table
-from tools import failpoints, results_table
+from tools import failpoints, results_table, transcripts
+from training.fleet.codes import SECTIONS
 from training.fleet.endpoint import Endpoint
 from training.fleet.lifecycle import mermaid, table_markdown
 from training.fleet.routes import ROUTES
@@ -121,7 +123,22 @@ def failpoint_list() -> str:
     return table(("file", "places"), ((f"`{file}`", ", ".join(by_file[file])) for file in sorted(by_file)))
 
 
+def codes_list() -> str:
+    """Every code and word, a table for each kind."""
+    parts: list[str] = []
+    for section in SECTIONS:
+        rows = (
+            (f"`{entry.code}`", f"**{entry.title}.** {entry.meaning}", entry.action)
+            for entry in section.entries
+        )
+        about = [section.about] if section.about else []
+        parts += [f"## {section.title}", *about, table(("code", "what it means", "what to do"), rows)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
 PARTS: tuple[Part, ...] = (
+    *(Part("cli.md", f"cli-{verb}", partial(transcripts.transcript, verb)) for verb in transcripts.VERBS),
+    Part("errors.md", "codes", codes_list),
     Part("faults.md", "failpoints", failpoint_list),
     Part("lifecycle.md", "lifecycle-diagram", lifecycle_diagram),
     Part("lifecycle.md", "lifecycle-table", table_markdown),

@@ -130,6 +130,18 @@ class Blobs(Protocol):
         """The content, seekable, from the start; the caller closes it. Raises FileNotFoundError."""
         ...
 
+    def sizes(self) -> dict[str, int]:
+        """Every blob that was committed, with its size in bytes."""
+        ...
+
+    def take_away(self, digest: str) -> int:
+        """Take a blob from all its shelves; how many names it had (0: it is not here). `empty_bin` frees the space."""
+        ...
+
+    def empty_bin(self) -> None:
+        """Delete the bytes of what was taken away."""
+        ...
+
     def shelves_of(self, digest: str) -> list[str]:
         """Sorted names of the shelves that hold the blob."""
         ...

@@ -35,6 +35,9 @@ from cis490.files import (
 _SHELF = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,128}")
 _PART = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _PART_PREFIX = "part-"
+_TEMPORARY_PREFIX = "upload-"
+_BIN_PREFIX = "upload-removed-"
+"""What was taken away: goes like any other temporary file when a process was killed before it was deleted."""
 
 
 class LocalBlobs:
@@ -106,6 +109,33 @@ class LocalBlobs:
     def place(self, digest: str, shelf: str) -> None:
         with self._placing, full_disk_is_no_space():
             self._link(self._known(digest), self._target(digest, shelf))
+
+    def sizes(self) -> dict[str, int]:
+        """Every blob that was committed, with its size in bytes."""
+        found: dict[str, int] = {}
+        for shelf in self._shelves():
+            for entry in os.scandir(self._root / shelf):
+                if is_digest(entry.name) and entry.name not in found:
+                    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                        found[entry.name] = (Path(entry.path) / self._file_name).stat().st_size
+        return found
+
+    def take_away(self, digest: str) -> int:
+        """Take a blob from all its shelves, in one step each; how many names it had. Its bytes lie in `incoming` as
+        nobody's until `empty_bin`, or until the next start."""
+        count = 0
+        with self._placing:
+            for shelf in self.shelves_of(digest):
+                os.replace(self._root / shelf / digest / self._file_name, self._temporary(_BIN_PREFIX))
+                count += 1
+                with contextlib.suppress(OSError):  # somebody has put something of his own beside it
+                    (self._root / shelf / digest).rmdir()
+        return count
+
+    def empty_bin(self) -> None:
+        """Delete what was taken away."""
+        for path in self._incoming.glob(f"{_BIN_PREFIX}*.part"):
+            path.unlink(missing_ok=True)
 
     def require_space(self, size_bytes: int) -> None:
         """Raise NoSpace if `size_bytes` more would touch the reserve."""
@@ -179,8 +209,8 @@ class LocalBlobs:
             entry.name for entry in os.scandir(self._root) if entry.is_dir() and entry.name[0] != "."
         )
 
-    def _temporary(self) -> Path:
-        return self._incoming / f"upload-{secrets.token_hex(16)}.part"
+    def _temporary(self, prefix: str = _TEMPORARY_PREFIX) -> Path:
+        return self._incoming / f"{prefix}{secrets.token_hex(16)}.part"
 
     def _require_one_file_system(self) -> None:
         """Try it: two bind mounts of one disk have the same device number and yet no rename between them."""

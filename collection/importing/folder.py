@@ -12,12 +12,12 @@ from typing import Final
 
 from cis490.episodes.dataset import MAX_EPISODES, DatasetError, dataset_id, pack
 from cis490.episodes.format import EPISODE_SUFFIX, episode_id
+from cis490.progress import Meter
 from collection.importing.cutter import CutTally, Cutter, Piece, Rate, plain_stem
 from collection.importing.description import Description
 from collection.importing.episodes import encoded
 from collection.importing.errors import BadRows, CannotCreate, MissingInput, RowFaults
 from collection.importing.labels import Labels, read_spans
-from collection.importing.progress import Bar
 from collection.importing.reader import CsvFile, Tally
 from collection.importing.recipes import EpisodeRow
 
@@ -79,7 +79,7 @@ def import_folder(
     description: Description,
     out: Path,
     pack_to: Path | None,
-    bar: Callable[[int], Bar],
+    bar: Callable[[int], Meter],
     say: Callable[[str], None],
 ) -> Imported:
     """Import everything into the new folder `out`, and pack it if asked. Raises ImportFailed; then nothing is left.
@@ -139,7 +139,7 @@ class _Import:
         self._samples_seen: set[bytes] = set()
         self._in_file: Counter[str] = Counter()
 
-    def run(self, make_bar: Callable[[int], Bar]) -> Imported:
+    def run(self, make_bar: Callable[[int], Meter]) -> Imported:
         spans = read_spans(self._folder, self._rules, self._files, self._faults)
         labels = Labels(self._rules, spans, self._faults)
         bar = make_bar(sum(self._size(file) for file in self._files))
@@ -169,7 +169,7 @@ class _Import:
         except OSError as error:
             raise MissingInput(f"{self._folder / file}: cannot be read: {error.strerror}") from error
 
-    def _one_file(self, file: str, number: int, labels: Labels, bar: Bar) -> None:
+    def _one_file(self, file: str, number: int, labels: Labels, bar: Meter) -> None:
         groups = self._groups(file)
         if groups is None:
             return
@@ -188,7 +188,7 @@ class _Import:
                 if period_us is None:
                     period_us = self._rate.of_file(file, block)
                 cutter.add(block, labels.of(block, file, groups.get("label")), period_us)
-                bar.rows = self._result.read.rows
+                bar.items = self._result.read.rows
         except OSError as error:
             if error.filename != os.fspath(self._folder / file):
                 raise

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.factories.live_receiver import LiveReceiver, live_receiver
-from tests.factories.seeded_fleet import SMALL_MANIFEST, big_manifest, seed_big, seed_small
+from tests.factories.seeded_fleet import SMALL_MANIFEST, big_manifest, seed_big, seed_reports, seed_small
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -132,6 +132,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveReceiver]:
     """Four hosts and fourteen jobs in every state."""
     with live_receiver(tmp_path_factory.mktemp("lab"), SMALL_MANIFEST) as receiver:
         seed_small(receiver.queue)
+        seed_reports(receiver)
         yield receiver
 
 

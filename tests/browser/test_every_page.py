@@ -33,7 +33,7 @@ PAGES = {
 BIG_PAGES = {
     "big-fleet": "/",
     "big-jobs": "/jobs",
-    "big-job-waiting": "/job/tcn-0500",
+    "big-job-waiting": "/job/cnn-0500",
     "big-host": "/host/host-007",
     "big-models": "/models",
     "big-events": "/events",

@@ -154,7 +154,7 @@ def test_a_refused_upload_is_answered_although_its_body_never_comes(receiver: Li
 
 
 def test_unknown_endpoints_and_methods_answer_in_json(receiver: LiveReceiver) -> None:
-    assert receiver.send("GET", "/").status == 404
+    assert receiver.send("GET", "/nothing").status == 404
     missing = receiver.send("GET", "/v1/nothing")
     assert (missing.status, "error" in missing.body) == (404, True)
     wrong = receiver.send("DELETE", "/v1/jobs")

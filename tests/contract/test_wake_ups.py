@@ -64,6 +64,22 @@ def _is_drained(receiver: LiveReceiver) -> None:
     assert receiver.operator("/v1/host/w/drain").status == 200
 
 
+def _is_paused_by_failures(receiver: LiveReceiver) -> None:
+    receiver.queue.apply_manifest(manifest(job("x", priority=1), job("y"), pause_after_failures=1))
+    assert receiver.queue.claim("w", cpu_host()).row is not None
+    assert receiver.queue.fail(job_id("x"), "w", error="x")
+
+
+def _fleet_is_paused(receiver: LiveReceiver) -> None:
+    receiver.queue.apply_manifest(manifest(job("x")))
+    assert receiver.operator("/v1/fleet/pause").status == 200
+
+
+def _job_is_paused(receiver: LiveReceiver) -> None:
+    receiver.queue.apply_manifest(manifest(job("x")))
+    assert receiver.operator(f"/v1/job/{job_id('x')}/pause").status == 200
+
+
 def _verb(name: str, body: dict[str, str]) -> Callable[[LiveReceiver], int]:
     return lambda receiver: receiver.worker("POST", f"/v1/job/{job_id('x')}/{name}", body, host="w").status
 
@@ -103,17 +119,40 @@ TABLE: dict[tuple[str, str], Opens | None] = {
     ("GET", "/v1/jobs"): OPENS_NOTHING,
     ("GET", "/v1/job/{id}"): OPENS_NOTHING,
     ("GET", "/v1/job/{id}/eligibility"): OPENS_NOTHING,
+    ("GET", "/v1/host/{name}/eligibility"): OPENS_NOTHING,
     ("GET", "/v1/model/{id}"): OPENS_NOTHING,
     ("GET", "/v1/models"): OPENS_NOTHING,
+    ("GET", "/v1/model/{id}/files"): OPENS_NOTHING,
+    ("GET", "/v1/model/{id}/file/{name:path}"): OPENS_NOTHING,
+    ("GET", "/v1/model/{id}/lineage"): OPENS_NOTHING,
     ("GET", "/v1/workers"): OPENS_NOTHING,
     ("GET", "/v1/health"): OPENS_NOTHING,
+    ("GET", "/v1/overview"): OPENS_NOTHING,
+    ("GET", "/v1/resolve"): OPENS_NOTHING,
+    ("GET", "/v1/events"): OPENS_NOTHING,
+    ("GET", "/v1/audit"): OPENS_NOTHING,
+    ("GET", "/metrics"): OPENS_NOTHING,
+    ("POST", "/v1/notify/test"): OPENS_NOTHING,
     ("GET", "/openapi.json"): OPENS_NOTHING,
+    ("POST", "/v1/job/{id}/log"): OPENS_NOTHING,
+    ("GET", "/v1/job/{id}/log"): OPENS_NOTHING,
+    ("GET", "/v1/job/{id}/progress"): OPENS_NOTHING,
+    ("GET", "/v1/host/{name}"): OPENS_NOTHING,
+    ("GET", "/v1/host/{name}/history"): OPENS_NOTHING,
+    ("GET", "/v1/hosts/history"): OPENS_NOTHING,
     ("POST", "/v1/job/{id}/cancel"): Opens(_holds_one_of_two, _operate("/v1/job/JOB/cancel")),
     ("POST", "/v1/job/{id}/requeue"): Opens(_is_cancelled, _operate("/v1/job/JOB/requeue")),
     ("POST", "/v1/job/{id}/verify"): Opens(_is_completed, _operate("/v1/job/JOB/verify")),
+    ("POST", "/v1/manifest/plan"): OPENS_NOTHING,
     ("POST", "/v1/manifest/reload"): Opens(lambda receiver: None, _reload),
     ("POST", "/v1/host/{name}/drain"): Opens(_prefers_another, _operate("/v1/host/gpu/drain")),
     ("POST", "/v1/host/{name}/undrain"): Opens(_is_drained, _operate("/v1/host/w/undrain")),
+    ("POST", "/v1/host/{name}/resume"): Opens(_is_paused_by_failures, _operate("/v1/host/w/resume")),
+    ("POST", "/v1/fleet/pause"): OPENS_NOTHING,
+    ("POST", "/v1/gc"): OPENS_NOTHING,
+    ("POST", "/v1/fleet/resume"): Opens(_fleet_is_paused, _operate("/v1/fleet/resume")),
+    ("POST", "/v1/job/{id}/pause"): OPENS_NOTHING,
+    ("POST", "/v1/job/{id}/resume"): Opens(_job_is_paused, _operate("/v1/job/JOB/resume")),
 }
 
 

@@ -213,7 +213,7 @@ def test_a_long_import_tells_how_far_it_is(importer: Importer, monkeypatch: pyte
     monkeypatch.setattr("collection.importing.reader.BLOCK_BYTES", 512)
     done = importer({"a.csv": table(seconds=20)})
     assert done.code == 0
-    assert any(line.startswith("importing ") and "rows/s" in line for line in done.err.splitlines())
+    assert any(line.startswith("importing: ") and "rows/s" in line for line in done.err.splitlines())
 
 
 def test_a_defect_is_told_as_one(importer: Importer, monkeypatch: pytest.MonkeyPatch) -> None:

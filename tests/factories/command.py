@@ -46,10 +46,14 @@ def run(
     token: str = "secret",
     env: Mapping[str, str] | None = None,
     sleep: Callable[[float], None] = lambda seconds: None,
+    typed: str | None = None,
 ) -> Result:
-    """`sleep` is called where the command waits: a test lets happen there what it waits for."""
+    """`sleep` is called where the command waits: a test lets happen there what it waits for. `typed` is what a
+    person answers; None: nobody is there."""
     out, err = Screen(terminal), Screen(False)
     url = api if isinstance(api, str) else api.url
-    given = {exits.URL_VARIABLE: url, exits.TOKEN_VARIABLE: token} if env is None else env
-    code = cli.run(argv, verbs.Terminal(given, out, err, lambda: NOW_S, lambda: 0.0, 80, sleep))
+    given = {exits.URL_VARIABLE: url, exits.TOKEN_VARIABLE: token, "NO_COLOR": "1"} if env is None else env
+    answers = None if typed is None else io.StringIO(typed)
+    terminal_of_test = verbs.Terminal(given, out, err, lambda: NOW_S, lambda: 0.0, 80, sleep, answers=answers)
+    code = cli.run(argv, terminal_of_test)
     return Result(code, out.getvalue(), err.getvalue())

@@ -9,6 +9,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from training.fleet import naming
+from training.fleet.overview import Facts, overview
+
 Json = dict[str, Any]
 
 
@@ -97,6 +100,29 @@ def eligibility(row: Json, *hosts: Json, job_checks: tuple[Json, ...] = (), summ
     }
 
 
+def host_eligibility(worker: Json | None, *classes: Json, running: tuple[Json, ...] = ()) -> Json:
+    """The answer of `GET /v1/host/{name}/eligibility`."""
+    return {
+        "host": worker,
+        "running": list(running),
+        "classes": list(classes),
+        "summary": "pi is free.",
+        "next": "cis490-jobs status",
+    }
+
+
+def waiting(*checks: Json, jobs: tuple[str, ...] = ("gbt-realistic",), n_jobs: int = 1) -> Json:
+    """One class of it."""
+    blocked = "; ".join(one["message"] for one in checks if not one["ok"])
+    return {
+        "n_jobs": n_jobs,
+        "jobs": list(jobs),
+        "eligible": not blocked,
+        "checks": list(checks),
+        "summary": blocked or "can start here",
+    }
+
+
 def worker(host: str = "pi", **changes: Any) -> Json:
     """One entry of `GET /v1/workers`."""
     capability: Json = {
@@ -131,6 +157,8 @@ class FakeApi:
         self.in_full: dict[str, Json] = {}
         self.eligible: dict[str, Json] = {}
         self.workers: list[Json] = []
+        self.stuck: list[Json] = []
+        self.idle: Json = {}
         self.artifacts: dict[str, bytes] = {}
         self.token = token
         self.refusals: dict[str, tuple[int, Json]] = {}
@@ -159,7 +187,14 @@ class FakeApi:
             return 200, {"jobs": [row for row in self.jobs if not wanted or row["status"] in wanted]}
         if path == "/v1/workers":
             return 200, {"workers": self.workers}
+        if path == "/v1/overview":
+            facts = Facts(1.7e9, 1.7e9 - 60, self.jobs, (), self.workers, name="lab", stuck=self.stuck)
+            return 200, overview(facts)
+        if path == "/v1/resolve":
+            return self._resolve(query)
         kind, _, rest = path.removeprefix("/v1/").partition("/")
+        if kind == "host" and rest.endswith("/eligibility"):
+            return 200, self.idle or host_eligibility(next(iter(self.workers), None))
         if kind == "model" and rest in self.artifacts:
             return 200, self.artifacts[rest]
         found = next((row for row in self.jobs if rest.startswith(row["job_id"])), None)
@@ -168,6 +203,20 @@ class FakeApi:
                 return 200, self.eligible.get(found["name"]) or eligibility(found, host_verdict("pi"))
             return 200, {"job": self.in_full.get(found["name"]) or in_full(found)}
         return 404, {"error": f"no {kind} {rest}"}
+
+    def _resolve(self, query: dict[str, list[str]]) -> tuple[int, Json]:
+        if "job" in query:
+            found = naming.resolve(self.jobs, query["job"][0])
+        else:
+            found = naming.resolve(self.workers, query["host"][0], name_key="host", id_key=None)
+        if found.row is not None:
+            return 200, dict(found.row)
+        told = {
+            "candidates": list(found.candidates),
+            "ids": list(found.ids),
+            "did_you_mean": found.did_you_mean,
+        }
+        return 404, {"error": "no such thing", **told}
 
     def post(self, path: str) -> tuple[int, Json]:
         """The answer of an operator verb whose token was right."""

@@ -93,8 +93,8 @@ class FakeReceiver:
         self._server.server_close()
 
     def verbs(self) -> list[str]:
-        """What was answered so far, heartbeats left out: when they come is not told by the protocol."""
-        return [one.verb for one in self.seen if one.verb != "heartbeat"]
+        """What was answered so far, heartbeats and log lines left out: when they come is not told by the protocol."""
+        return [one.verb for one in self.seen if one.verb not in ("heartbeat", "log")]
 
     def of(self, verb: str) -> list[Seen]:
         return [one for one in self.seen if one.verb == verb]

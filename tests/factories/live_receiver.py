@@ -82,6 +82,7 @@ def live_receiver(
     stale_after_s: float = 600.0,
     max_artifact_bytes: int = 1 << 20,
     ballast: Ballast | None = None,
+    dashboard: bool = True,
 ) -> Iterator[LiveReceiver]:
     """Start a receiver over `folder` with this manifest text (its jobs are in the queue), stop it at the end."""
     path = folder / "manifest.toml"
@@ -90,7 +91,7 @@ def live_receiver(
     store = ModelStore(folder / "models", folder / "incoming", folder / "models" / "index.jsonl")
     app = make_app(
         queue=queue, store=store, manifest_path=path, operator_token=operator_token,
-        max_artifact_bytes=max_artifact_bytes, ballast=ballast,
+        max_artifact_bytes=max_artifact_bytes, ballast=ballast, dashboard=dashboard,
     )  # fmt: skip
     bound = bind(ListenAddress(port=0))
     server = uvicorn.Server(server_config(app))
@@ -104,6 +105,7 @@ def live_receiver(
         queue.sync_from_manifest([job.to_dict() for job in manifests.load(path).jobs])
         yield running
     finally:
+        app.state.coordinator.events.close_threadsafe()  # as a signal would: open streams end
         server.should_exit = True
         thread.join(timeout=20)
         queue.close()

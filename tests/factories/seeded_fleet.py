@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
+from tests.factories.live_receiver import LiveReceiver
 from training.fleet import hosts
 from training.fleet.queue import JobQueue
 from training.fleet.wire import Progress
@@ -17,6 +19,7 @@ name = "lab-fleet"
 
 [[hosts]]
 name = "gpu-1"
+deny_jobs = ["gru"]
 
 [[hosts]]
 name = "gpu-2"
@@ -102,6 +105,45 @@ def seed_small(queue: JobQueue) -> None:
         assert running is not None
         queue.heartbeat(running, host, progress=Progress(step=step, total=40, unit="epoch", loss=1.1 / step))
     hosts.drain(queue, "win-2", "its fan is being replaced")
+
+
+def seed_reports(receiver: LiveReceiver) -> None:
+    """What the workers of `seed_small` tell beside their leases: curves, logs, and how busy their machines are."""
+    history, now_s = receiver.coordinator.telemetry.history, receiver.queue.clock.wall_s()
+    for host, found in MACHINES.items():
+        for step in range(280):
+            at_s, wave = now_s - (280 - step) * 300.0, math.sin(step / 23.0)
+            busy = step % 90 > 25 and host != "win-2"
+            history.look(host, "r" if busy else "d" if host == "win-2" and step > 200 else "i", at_s)
+            usage: dict[str, Any] = {"cpu_percent": 40 + 30 * wave, "ram_used_gib": 7 + 3 * wave}
+            if "gpus" in found:
+                usage["gpus"] = [
+                    {"util_percent": 60 + 30 * wave if busy else 0.0, "vram_used_gib": 9.0 if busy else 0.4}
+                ]
+            history.use(host, usage, at_s)
+    for row in receiver.queue.list_jobs("running"):
+        assert row.claimed_by is not None
+        points = [
+            {"step": step, "total": 40, "unit": "epoch", "loss": round(1.1 * 0.93**step + 0.02 * math.sin(step * 5), 4),
+             "metric": {"val_loss": round(1.15 * 0.94**step + 0.06, 4)}, "event": "progress", "at_s": 30.0 * step}
+            for step in range(1, 28)
+        ]  # fmt: skip
+        usage = {"cpu_percent": 64.0, "ram_used_gib": 9.1, "job_rss_gib": 3.4, "disk_free_gib": 210.0}
+        if row.claimed_by == "gpu-1":
+            usage |= {
+                "job_vram_gib": 9.6,
+                "gpus": [{"util_percent": 87.0, "vram_used_gib": 14.1, "temperature_c": 66.0}],
+            }
+        body = {"progress": points[-1], "points": points, "sent_s": 30.0 * 28, "usage": usage}
+        sent = receiver.worker("POST", f"/v1/job/{row.job_id}/heartbeat", body, host=row.claimed_by)
+        assert sent.status == 200, sent.body
+        lines = [f"epoch {point['step']}/40 loss {point['loss']}" for point in points]
+        lines[3] += "  \x1b[33mwarning: 2 windows hold no packets\x1b[0m <b>&"
+        text = "\n".join(["[worker] data set fetched, 64 episodes", *lines, ""])
+        sent = receiver.worker(
+            "POST", f"/v1/job/{row.job_id}/log", {"offset": 0, "text": text}, host=row.claimed_by
+        )
+        assert sent.status == 200, sent.body
 
 
 def big_manifest(n_hosts: int = 100, n_jobs: int = 1000) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import strategies as st
 
 from tests.factories.fleet import job
@@ -62,4 +64,57 @@ def fleets(draw: st.DrawFn) -> Manifest:
         prefer_cuda_grace_s=draw(st.sampled_from([30.0, 60.0])),
         same_host_s=60.0,
     )
+    return Manifest(name="f", hosts=hosts, jobs=wanted, policy=policy)
+
+
+# -- the same, drawn from a random generator: thirty times as quick, for tests that want very many
+
+
+def seeded_capability(random: Random) -> Capability:
+    """Mostly a sound host, so that it is the details that keep a job from it."""
+    cuda = random.random() < 0.6
+    vram = random.choice([7.6, 8.0, 15.5, 24.0]) if cuda else None
+    return Capability(
+        ram_gib=random.choice([None, 7.6, 8.0, 15.5, 16.0, 24.0]),
+        has_cuda=cuda if random.random() < 0.9 else None,
+        vram_gib=vram,
+        gpus=[Gpu("g", vram)] * random.randint(1, 2) if vram and random.random() < 0.5 else None,
+        models=None if random.random() < 0.7 else random.sample(MODELS, random.randint(0, 3)),
+        trainer_digest=random.choice([None, "t" * 64, "t" * 64, "u" * 64]),
+    )
+
+
+def seeded_job(random: Random, index: int) -> JobSpec:
+    return job(
+        f"j{index}",
+        model=random.choice(MODELS),
+        priority=random.randint(0, 2),
+        require_cuda=random.random() < 0.3,
+        prefer_cuda=random.random() < 0.3,
+        min_vram_gib=random.choice([0.0, 0.0, 0.0, 8.0, 24.0]),
+        min_ram_gib=random.choice([0.0, 0.0, 0.0, 8.0, 16.0]),
+        allowed_hosts=tuple(random.sample(HOSTS, random.choice([0, 0, 0, 1, 2]))),
+    )
+
+
+def seeded_fleet(random: Random) -> Manifest:
+    hosts = {
+        name: HostSpec(
+            name,
+            allow_jobs=tuple(random.sample(MODELS, random.choice([0, 0, 0, 1, 2]))),
+            deny_jobs=tuple(random.sample(MODELS, random.choice([0, 0, 0, 1]))),
+            slots=random.choice([None, None, 1, 2]),
+            capability=seeded_capability(random) if random.random() < 0.3 else Capability(),
+            force=random.random() < 0.3,
+        )
+        for name in random.sample(HOSTS, random.choice([0, 2, 3, 4, 4]))
+    }
+    policy = Policy(
+        unknown_hosts=random.choice(["deny", "allow"]),
+        trainer=random.choice(["same", "any"]),
+        prefer_cuda_grace_s=random.choice([30.0, 60.0]),
+        same_host_s=60.0,
+        pause_after_failures=random.choice([0, 1, 3]),
+    )
+    wanted = tuple(seeded_job(random, index) for index in range(random.randint(1, 5)))
     return Manifest(name="f", hosts=hosts, jobs=wanted, policy=policy)

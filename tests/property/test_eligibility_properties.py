@@ -18,8 +18,9 @@ from training.fleet.eligibility import (
     preference_check,
     ripened,
     rivals_of,
+    static_checks,
 )
-from training.fleet.types import Capability
+from training.fleet.types import Capability, HostSpec
 
 requirements = st.builds(
     Requirement,
@@ -39,6 +40,27 @@ views = st.builds(HostView, name=st.just("a"), capability=capabilities(), seen_s
 def test_a_lone_host_is_never_held_back_by_a_wish(requirement: Requirement, host: HostView) -> None:
     alone = checks(requirement, host, (host,), Rules())
     assert all(check.ok for check in alone) == fits(requirement, host, Rules())
+
+
+@given(
+    requirements,
+    views,
+    st.sampled_from(
+        [None, HostSpec("a"), HostSpec("a", deny_jobs=("gbt",)), HostSpec("a", allow_jobs=("mlp",))]
+    ),
+    st.sampled_from(["deny", "allow"]),
+    st.sampled_from(["same", "any"]),
+    st.sampled_from([(), ("a",), ("b",)]),
+    st.sampled_from([0.0, 8.0]),
+)
+def test_the_quick_judgement_is_that_of_the_checks(
+    requirement: Requirement, host: HostView, spec: HostSpec | None, unknown: str, trainer: str,
+    allowed: tuple[str, ...], floor_gib: float,
+) -> None:  # fmt: skip
+    wanted = replace(requirement, allowed_hosts=allowed, more_vram_than_gib=floor_gib)
+    rules = Rules(True, unknown, trainer, "t" * 64)  # type: ignore[arg-type]
+    view = replace(host, spec=spec)
+    assert fits(wanted, view, rules) == all(check.ok for check in static_checks(wanted, view, rules))
 
 
 @given(requirements, views, views)

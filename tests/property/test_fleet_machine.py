@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cis490.clock import ManualClock
 from tests.factories.fleet import cpu_host, cuda_host, job, job_id, manifest
 from tests.property.fleets import HOSTS, capabilities, fleets
-from training.fleet import eligibility, hosts, reaper
+from training.fleet import eligibility, hosts, reaper, steering
 from training.fleet.matching import Matcher
 from training.fleet.queue import JobQueue
 from training.fleet.turns import whose_turn
@@ -90,6 +90,20 @@ class FleetMachine(RuleBasedStateMachine):
     def undrain(self, host: str) -> None:
         hosts.undrain(self.queue, host)
         self.drained.discard(host)
+
+    @rule(reason=st.sampled_from(["x", None, None]))
+    def the_fleet_is_paused_or_resumed(self, reason: str | None) -> None:
+        steering.resume_fleet(self.queue) if reason is None else steering.pause_fleet(self.queue, reason)
+
+    @rule(at=pick, resumes=st.booleans())
+    def a_job_is_paused_or_resumed(self, at: int, resumes: bool) -> None:
+        listed = self.queue.list_jobs()
+        one = listed[at % len(listed)].job_id
+        steering.resume_job(self.queue, one) if resumes else steering.pause_job(self.queue, one, "x")
+
+    @rule(host=host_names)
+    def a_host_is_resumed(self, host: str) -> None:
+        hosts.resume(self.queue, host)
 
     @rule(at=pick)
     def cancel(self, at: int) -> None:
@@ -229,6 +243,7 @@ class FleetMachine(RuleBasedStateMachine):
             key: fresh.next_ripe(key) for key in fresh.wishing()
         }
         assert matcher.drained == fresh.drained
+        assert matcher.rules.paused_reason == fresh.rules.paused_reason
         target.close()
         self._fits_are_true()
         again = opened(copy, self.clock)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from cis490.episodes.arrays import from_payload
 from cis490.episodes.dataset import iter_episodes
+from cis490.progress import Meter
 from collection.importing import description as descriptions
 from collection.importing.errors import BadRows, RowFaults
 from collection.importing.folder import import_folder
-from collection.importing.progress import Bar
 from collection.importing.reader import Block, CsvFile, Tally
 from tests.factories.csv_folder import EMPTY, description
 
@@ -31,7 +31,12 @@ def imported(folder: Path, lines: list[str], text: str) -> tuple[list[int], list
     (folder / "import.toml").write_text(text)
     rules = descriptions.load(folder / "import.toml")
     import_folder(
-        folder / "csv", rules, folder / "out", None, lambda total: Bar(total, EMPTY, lambda: 0.0), print
+        folder / "csv",
+        rules,
+        folder / "out",
+        None,
+        lambda total: Meter("importing", EMPTY, total=total, now_s=lambda: 0.0),
+        print,
     )
     ((_, meta, payload),) = iter_episodes(folder / "out")
     t_us, values = from_payload(meta, payload)

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 
 from cis490.clock import ManualClock
 from tests.factories.fleet import ARTIFACT, cpu_host, job, job_id, manifest
+from training.fleet import steering
 from training.fleet.lifecycle import Phase
 from training.fleet.queue import JobQueue
 
@@ -58,6 +59,7 @@ class Model:
     failures: int = 0
     generation: int = 1
     results: list[tuple[int, str]] = field(default_factory=list)
+    paused: bool = False
 
     @property
     def live(self) -> bool:
@@ -73,6 +75,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.queue = self._open()
         self.models = {name: Model() for name in NAMES}
+        self.fleet_paused = False
 
     def _open(self) -> JobQueue:
         return JobQueue(self.folder / "q.db", clock=self.clock, stale_after_s=LEASE_S)
@@ -93,7 +96,9 @@ class QueueMachine(RuleBasedStateMachine):
     def claim(self, host: str) -> Grant | MultipleResults[Grant]:
         found = self.queue.claim(host, cpu_host(), with_token=True)
         waiting = [
-            name for name, model in self.models.items() if model.phase in ("pending", "pending_lapsed")
+            name
+            for name, model in self.models.items()
+            if model.phase in ("pending", "pending_lapsed") and not model.paused and not self.fleet_paused
         ]
         busy = any(
             model.live and model.holder and model.holder.host == host for model in self.models.values()
@@ -107,6 +112,8 @@ class QueueMachine(RuleBasedStateMachine):
         grant = Grant(found.row.name, host, found.lease.token, found.row.epoch)
         model = self.models[grant.name]
         assert model.phase in ("pending", "pending_lapsed")
+        assert not model.paused
+        assert not self.fleet_paused
         assert grant.epoch == model.epoch + 1, "epochs grow by one and are never reused"
         model.phase, model.epoch, model.holder = "claimed", grant.epoch, grant
         model.deadline_s = self.clock.now_s() + LEASE_S
@@ -192,6 +199,23 @@ class QueueMachine(RuleBasedStateMachine):
             model.generation += model.phase == "completed"
             model.phase, model.holder, model.losses, model.failures = "pending", None, 0, 0
 
+    @rule(name=st.sampled_from(NAMES), reason=st.sampled_from(["x", "y"]))
+    def pause(self, name: str, reason: str) -> None:
+        model = self.models[name]
+        allowed = model.live or model.phase in ("pending", "pending_lapsed")
+        assert bool(steering.pause_job(self.queue, job_id(name), reason)) == allowed
+        model.paused = model.paused or allowed
+
+    @rule(name=st.sampled_from(NAMES))
+    def resume(self, name: str) -> None:
+        assert steering.resume_job(self.queue, job_id(name))
+        self.models[name].paused = False
+
+    @rule(reason=st.sampled_from(["x", None]))
+    def the_fleet_is_paused_or_resumed(self, reason: str | None) -> None:
+        steering.resume_fleet(self.queue) if reason is None else steering.pause_fleet(self.queue, reason)
+        self.fleet_paused = reason is not None
+
     @rule(seconds=st.sampled_from([1.0, 299.0, 601.0]))
     def time_passes_and_the_reaper_runs(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -223,6 +247,7 @@ class QueueMachine(RuleBasedStateMachine):
                 name
             )
             assert (row.host_losses, row.program_failures) == (model.losses, model.failures), name
+            assert (row.paused_reason is not None) == model.paused, name
             lease = self.queue.live_leases().get(row.job_id)
             assert (lease is not None) == model.live
             if lease is not None:

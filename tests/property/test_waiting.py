@@ -94,6 +94,7 @@ class NoStore:
     """No artifact is sent here."""
 
     def stop_receiving(self) -> None: ...
+    def path_of(self, artifact_id: object) -> None: ...
 
 
 class Receiver:

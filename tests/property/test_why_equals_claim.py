@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cis490.clock import ManualClock
 from tests.property.fleets import HOSTS, capabilities, fleets
+from training.fleet import hosts, steering
 from training.fleet.queue import JobQueue
 from training.fleet.types import Capability, Manifest
 
@@ -50,7 +51,23 @@ def _report(queue: JobQueue, host: str, capability: Capability) -> None:
 
 def _disturb(data: st.DataObject, queue: JobQueue, clock: ManualClock, other: Manifest) -> None:
     kind = data.draw(
-        st.sampled_from(["nothing", "time", "reload", "fail", "oom", "release", "sweep", "cancel"])
+        st.sampled_from(
+            [
+                "nothing",
+                "time",
+                "reload",
+                "fail",
+                "oom",
+                "release",
+                "sweep",
+                "cancel",
+                "pause fleet",
+                "resume fleet",
+                "pause job",
+                "resume job",
+                "resume host",
+            ]
+        )
     )
     leases = queue.leases.all()
     if kind == "time":
@@ -62,9 +79,23 @@ def _disturb(data: st.DataObject, queue: JobQueue, clock: ManualClock, other: Ma
         queue.sweep_stale()
     elif kind == "cancel":
         queue.cancel(queue.list_jobs()[0].job_id)
+    elif kind.startswith(("pause", "resume")):
+        _steer(data, queue, kind)
     elif leases and kind == "release":
         queue.release(leases[0].job_id, leases[0].host)
     elif leases and kind in ("fail", "oom"):
         queue.fail(
             leases[0].job_id, leases[0].host, error="x", fail_class="oom" if kind == "oom" else "program"
         )
+
+
+def _steer(data: st.DataObject, queue: JobQueue, kind: str) -> None:
+    if kind == "pause fleet":
+        steering.pause_fleet(queue, "x")
+    elif kind == "resume fleet":
+        steering.resume_fleet(queue)
+    elif kind == "resume host":
+        hosts.resume(queue, data.draw(st.sampled_from(HOSTS)))
+    else:
+        one = data.draw(st.sampled_from(queue.list_jobs())).job_id
+        steering.pause_job(queue, one, "x") if kind == "pause job" else steering.resume_job(queue, one)

@@ -100,6 +100,18 @@ def spelled(name: ast.expr) -> set[str]:
     return set(EXPANDED[pattern])
 
 
+def test_events_are_logged_under_one_name_only() -> None:
+    """The test below looks for calls of `event`: under another name one would not be seen."""
+    imports = re.compile(r"(?ms)^ *from cis490\.logs import (\(.*?\)|[^(]*?)$")
+    renamed = [
+        named(path)
+        for folder in ("cis490", "training", "collection")
+        for path in (ROOT / folder).rglob("*.py")
+        if any(" as " in found for found in imports.findall(path.read_text(encoding="utf-8")))
+    ]
+    assert renamed == []
+
+
 def test_exactly_the_events_of_the_code_are_documented() -> None:
     logs = page("operator-guide.md").split("\n## Logs\n")[1]
     first_cells = re.findall(r"(?m)^\| (`[a-z_]+\.[^|]*)\|", logs)

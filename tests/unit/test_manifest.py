@@ -22,7 +22,8 @@ from training.fleet.manifest import (
 )
 from training.fleet.manifest_hosts import CAPABILITY_KEYS, GPU_KEYS, HOST_KEYS
 from training.fleet.manifest_jobs import JOB_KEYS
-from training.fleet.types import Capability, DatasetPin, Gpu, Policy
+from training.fleet.manifest_retention import RETENTION_KEYS
+from training.fleet.types import Capability, DatasetPin, Gpu, Policy, Retention
 from training.trainer.options import MODELS, MODES, SEED_MAX
 
 ROOT = Path(__file__).parents[2]
@@ -265,8 +266,8 @@ def test_jobs_keep_the_manifests_order_and_know_their_lines() -> None:
     assert [(job.name, job.line) for job in manifest.jobs] == [("mlp-oracle", 1), ("mlp-realistic", 5)]
 
 
-def test_every_field_of_a_job_but_id_and_line_is_a_key() -> None:
-    assert set(JOB_KEYS) | {"job_id", "line"} == {field.name for field in fields(JobSpec)}
+def test_every_field_of_a_job_but_id_and_lines_is_a_key() -> None:
+    assert set(JOB_KEYS) | {"job_id", "line", "lines"} == {field.name for field in fields(JobSpec)}
 
 
 # --- Hosts --------------------------------------------------------------------------------------
@@ -366,6 +367,14 @@ def test_a_folder_is_no_data_set(tmp_path: Path) -> None:
         loads(f"[dataset]\nid = '{DATASET_ID}'\nfile = '.'\n", folder=tmp_path)
 
 
+# --- Retention ------------------------------------------------------------------------------------
+
+
+def test_what_has_no_rule_is_kept_for_ever() -> None:
+    assert loads(JOB).retention == Retention(None, None, None, None)
+    assert loads("[retention]\nlog_days = 30\n" + JOB).retention == Retention(log_days=30.0)
+
+
 # --- The reference ------------------------------------------------------------------------------
 
 
@@ -379,6 +388,7 @@ def test_a_folder_is_no_data_set(tmp_path: Path) -> None:
         *(f"capability.{key}" for key in CAPABILITY_KEYS),
         *(f"capability.gpus[].{key}" for key in GPU_KEYS),
         *(f"dataset.{key}" for key in DATASET_KEYS),
+        *(f"retention.{key}" for key in RETENTION_KEYS),
     ],
 )
 def test_every_key_stands_in_the_reference(key: str) -> None:

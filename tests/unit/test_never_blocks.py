@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.factories import artifacts
 from tests.factories.live_receiver import Answer, LiveReceiver, live_receiver
+from training.fleet.client import FleetClient
 from training.fleet.routes import ROUTES
 from training.fleet.types import DatasetPin
 
@@ -95,6 +98,18 @@ def _verify(receiver: LiveReceiver) -> list[Answer]:
     ]
 
 
+def _log(receiver: LiveReceiver) -> list[Answer]:
+    job_id = claimed(receiver)
+    news = {"points": [{"step": 1}], "usage": {"cpu_percent": 5.0}}
+    return [
+        receiver.worker("POST", f"/v1/job/{job_id}/heartbeat"),
+        receiver.worker("POST", f"/v1/job/{job_id}/heartbeat", news),
+        receiver.worker("POST", f"/v1/job/{job_id}/log", {"offset": 0, "text": "one line\n"}),
+        receiver.send("GET", f"/v1/job/{job_id}/log"),
+        receiver.send("GET", f"/v1/job/{job_id}/progress"),
+    ]
+
+
 def _verb(name: str, body: dict[str, str]) -> Callable[[LiveReceiver], list[Answer]]:
     return lambda receiver: [receiver.worker("POST", f"/v1/job/{claimed(receiver)}/{name}", body)]
 
@@ -103,8 +118,34 @@ def _get(path: str) -> Callable[[LiveReceiver], list[Answer]]:
     return lambda receiver: [receiver.send("GET", path.replace("JOB", claimed(receiver)))]
 
 
+def _look_into(path: str) -> Callable[[LiveReceiver], list[Answer]]:
+    def ask(receiver: LiveReceiver) -> list[Answer]:
+        artifact_id = artifacts.complete_next(receiver, artifacts.packed(artifacts.files()))
+        return [receiver.send("GET", f"/v1/model/{artifact_id}{path}") for _ in range(2)]
+
+    return ask
+
+
 def _operate(path: str, body: object = None) -> Callable[[LiveReceiver], list[Answer]]:
     return lambda receiver: [receiver.operator(path.replace("JOB", claimed(receiver)), body)]
+
+
+def _notify_test(receiver: LiveReceiver) -> list[Answer]:
+    """To a port where nobody listens (discard)."""
+    nobody = '[notify]\nsmtp_host = "127.0.0.1"\nsmtp_port = 9\nmail_from = "a@b"\nmail_to = ["c@d"]\n'
+    receiver.manifest.write_text(MANIFEST + nobody, encoding="utf-8")
+    assert receiver.operator("/v1/manifest/reload").status == 200
+    return [receiver.operator("/v1/notify/test")]
+
+
+def _events(receiver: LiveReceiver) -> list[Answer]:
+    """Of a stream what was, and what then happens."""
+    stream = FleetClient(receiver.url).events(0)
+    assert next(stream).kind == "hello"
+    job_id = claimed(receiver)
+    assert job_id in [event.data["job_id"] for event in itertools.islice(stream, 4)]
+    stream.close()
+    return [receiver.send("HEAD", "/v1/events"), receiver.send("GET", "/v1/events?kind=none")]
 
 
 ACTS: dict[tuple[str, str], Callable[[LiveReceiver], list[Answer]]] = {
@@ -124,17 +165,50 @@ ACTS: dict[tuple[str, str], Callable[[LiveReceiver], list[Answer]]] = {
     ("GET", "/v1/jobs"): _get("/v1/jobs"),
     ("GET", "/v1/job/{id}"): _get("/v1/job/JOB"),
     ("GET", "/v1/job/{id}/eligibility"): _get("/v1/job/JOB/eligibility"),
+    ("GET", "/v1/host/{name}/eligibility"): _get("/v1/host/a/eligibility"),
     ("GET", "/v1/model/{id}"): _complete,
     ("GET", "/v1/models"): _get("/v1/models"),
+    ("GET", "/v1/model/{id}/files"): _look_into("/files"),
+    ("GET", "/v1/model/{id}/file/{name:path}"): _look_into("/file/plots/roc.csv"),
+    ("GET", "/v1/model/{id}/lineage"): _look_into("/lineage"),
     ("GET", "/v1/workers"): _get("/v1/workers"),
     ("GET", "/v1/health"): _get("/v1/health"),
+    ("GET", "/v1/overview"): _get("/v1/overview"),
+    ("GET", "/v1/resolve"): lambda receiver: [
+        receiver.send("GET", "/v1/resolve?job=gbt"),
+        receiver.send("GET", "/v1/resolve?host=b"),
+    ],
+    ("GET", "/v1/events"): _events,
+    ("GET", "/v1/audit"): _get("/v1/audit?job=JOB&host=a&limit=5"),
+    ("GET", "/metrics"): _get("/metrics"),
+    ("POST", "/v1/notify/test"): _notify_test,
     ("GET", "/openapi.json"): _get("/openapi.json"),
+    ("POST", "/v1/job/{id}/log"): _log,
+    ("GET", "/v1/job/{id}/log"): _get("/v1/job/JOB/log"),
+    ("GET", "/v1/job/{id}/progress"): _get("/v1/job/JOB/progress"),
+    ("GET", "/v1/host/{name}"): _get("/v1/host/a"),
+    ("GET", "/v1/host/{name}/history"): _get("/v1/host/a/history"),
+    ("GET", "/v1/hosts/history"): _get("/v1/hosts/history"),
     ("POST", "/v1/job/{id}/cancel"): _operate("/v1/job/JOB/cancel"),
     ("POST", "/v1/job/{id}/requeue"): _operate("/v1/job/JOB/requeue", {"force": True}),
     ("POST", "/v1/job/{id}/verify"): _verify,
+    ("POST", "/v1/manifest/plan"): lambda receiver: [
+        receiver.operator("/v1/manifest/plan"),
+        receiver.operator("/v1/manifest/plan", {"text": MANIFEST}),
+    ],
     ("POST", "/v1/manifest/reload"): _operate("/v1/manifest/reload"),
     ("POST", "/v1/host/{name}/drain"): _operate("/v1/host/a/drain", {"reason": "x"}),
     ("POST", "/v1/host/{name}/undrain"): _operate("/v1/host/a/undrain"),
+    ("POST", "/v1/host/{name}/resume"): _operate("/v1/host/a/resume"),
+    ("POST", "/v1/fleet/pause"): _operate("/v1/fleet/pause", {"reason": "x"}),
+    ("POST", "/v1/gc"): lambda receiver: [
+        *_complete(receiver),
+        receiver.operator("/v1/gc", {"dry_run": True}),
+        receiver.operator("/v1/gc", {"dry_run": False}),
+    ],
+    ("POST", "/v1/fleet/resume"): _operate("/v1/fleet/resume"),
+    ("POST", "/v1/job/{id}/pause"): _operate("/v1/job/JOB/pause", {"reason": "x"}),
+    ("POST", "/v1/job/{id}/resume"): _operate("/v1/job/JOB/resume"),
 }  # fmt: skip
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from cis490.digest import sha256_file
-from tests.factories.command import Screen, run
+from tests.factories.command import run
 from tests.factories.fake_api import FakeApi, job
 from training.fleet import exits
 from training.fleet.bundle import pack
-from training.fleet.pull import ProgressLine, artifact_of, headline
+from training.fleet.naming import artifact_of
+from training.fleet.pull import headline
 
 
 @pytest.fixture
@@ -99,29 +100,6 @@ class TestPull:
 
     def test_an_artifact_the_store_lacks_is_a_refusal(self, api: FakeApi, tmp_path: Path) -> None:
         assert run(api, "pull", "cd" * 32, "--out", str(tmp_path / "got")).code == exits.REFUSED
-
-
-class TestProgress:
-    def lines(self, in_place: bool, at_s: list[float]) -> str:
-        err, clock = Screen(), iter([0.0, *at_s])
-        line = ProgressLine(err, in_place, lambda: next(clock))
-        for step in range(1, len(at_s) + 1):
-            line(step * 1024, 4096)
-        line.close()
-        return err.getvalue()
-
-    def test_in_a_log_it_is_a_line_each_ten_seconds(self) -> None:
-        assert self.lines(False, [5.0, 10.0, 15.0, 20.0]) == (
-            "downloading: 2.0 KiB of 4.0 KiB (50 %)\ndownloading: 4.0 KiB of 4.0 KiB (100 %)\n"
-        )
-
-    def test_on_a_terminal_it_is_redrawn_and_ended(self) -> None:
-        text = self.lines(True, [0.1, 0.3])
-        assert text.startswith("\rdownloading: 2.0 KiB")
-        assert text.endswith("\n")
-
-    def test_a_short_download_is_silent(self) -> None:
-        assert self.lines(True, [0.1]) == ""
 
 
 class TestMetrics:

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,13 @@ def test_a_lease_counts_from_the_moment_when_its_heartbeat_was_sent(
     record, clock = left_behind(bench, "gbt-slow", None), bench.clock
 
     class SlowHeart:
-        def heartbeat(self, job_id: str, token: str | None, progress: Progress | None = None) -> float | None:
+        def heartbeat(
+            self,
+            job_id: str,
+            token: str | None,
+            progress: Progress | None = None,
+            news: Mapping[str, Any] | None = None,
+        ) -> float | None:
             clock.advance(7.0)
             return answered_s
 

@@ -10,12 +10,13 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from cis490.clock import Clock
+from cis490.digest import short
 from cis490.episodes.dataset import DatasetError, unpack
 from cis490.failpoints import failpoint
 from cis490.logs import event
@@ -27,6 +28,7 @@ from training.fleet.guard_wire import TrainerCommand
 from training.fleet.guarded_run import CannotStart, GuardedRun, GuardLost, RunState
 from training.fleet.lease_keeper import LeaseKeeper
 from training.fleet.outcome import RunResult, fail_request, how_it_ended
+from training.fleet.reports import Usage
 from training.fleet.stopping import Stop
 from training.fleet.types import FailClass
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, Progress, ReleaseRequest
@@ -84,6 +86,7 @@ class Run(Protocol):
     def progress(self) -> Progress | None: ...
     @property
     def frozen_s(self) -> float: ...
+    def take_points(self) -> Sequence[Progress]: ...
     def wait(self, seconds: float) -> RunState: ...
     def confirm(self, deadline_s: float) -> None: ...
     def terminate(self, reason: EndReason = "asked") -> None: ...
@@ -115,6 +118,8 @@ class Tools:
     max_frozen_s: float | None = None
     guards_lost: dict[str, int] = field(default_factory=dict)
     """By job: how often its guard was lost here."""
+    usage: Callable[[int | None, float], Usage | None] = lambda pid, wait_s: None
+    """Samples what this machine is doing, with the tree of a process; waits so many seconds for it."""
 
 
 def start_trainer(command: TrainerCommand, clock: Clock) -> Run:
@@ -125,7 +130,16 @@ def start_trainer(command: TrainerCommand, clock: Clock) -> Run:
 class Attempt:
     """Work for one lease, which `keeper` keeps alive meanwhile."""
 
-    def __init__(self, tools: Tools, answer: ClaimAnswer, record: LeaseRecord, keeper: LeaseKeeper) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        answer: ClaimAnswer,
+        record: LeaseRecord,
+        keeper: LeaseKeeper,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`note` takes a line for the attempt's log at the receiver."""
+        self._note = note
         self._tools = tools
         self._answer = answer
         self._record = record
@@ -178,6 +192,7 @@ class Attempt:
         return folder
 
     def _fetch(self, dataset_id: str, folder: Path) -> None:
+        self._note(f"fetching data set {short(dataset_id)}")
         archive = folder.with_name(f"{dataset_id}.tar.zst")
         started_s = self._tools.clock.now_s()
         failures = 0
@@ -205,6 +220,7 @@ class Attempt:
             archive.unlink(missing_ok=True)
         failpoint("worker.dataset_unpacked")
         took_s = self._tools.clock.now_s() - started_s
+        self._note(f"data set {short(dataset_id)}: {size_bytes} bytes, {episodes} episodes, {took_s:.1f} s")
         event(
             logger,
             "dataset.fetched",
@@ -241,6 +257,7 @@ class Attempt:
             ),
             lease_s=self._record.lease_s,
             end_file=str(self._tools.state.end_file(self._record)),
+            log_folder=str(self._tools.state.log_folder(self._record)),
         )
 
     def _train(self, command: TrainerCommand) -> RunResult:
@@ -276,7 +293,8 @@ class Attempt:
             while (state := run.wait(POLL_S)) not in ("ended", "late"):
                 self._log_change(run, before, state)
                 before = state
-                self._keeper.progress = run.progress
+                self._keeper.progress, self._keeper.pid = run.progress, run.pid
+                self._keeper.add_points(run.take_points())
                 run.confirm(self._keeper.deadline_s)
                 if self._keeper.lost is not None:
                     raise LeaseLost(self._keeper.lost, self._keeper.lost_job_status)
@@ -290,8 +308,10 @@ class Attempt:
             run.end_now()
             raise
         run.close()
+        self._keeper.pid = None
         if state == "late":
             return None
+        self._keeper.add_points(run.take_points())
         self._log_change(run, before, state)
         return self._judged(run.result(), was_asked)
 
@@ -299,10 +319,13 @@ class Attempt:
         job = self._record.name
         if before == "starting" and state != "starting":
             event(logger, "job.started", job=job, epoch=self._record.epoch, pid=run.pid)
+            self._note(f"{job}: the trainer runs (attempt {self._answer.attempts})")
         if state == "frozen" != before:
             event(logger, "job.frozen", level=logging.WARNING, job=job, reason=NO_LEASE)
+            self._note(f"frozen: {NO_LEASE}")
         if before == "frozen" != state == "running":
             event(logger, "job.thawed", job=job, frozen_s=run.frozen_s)
+            self._note(f"thawed: the trainer goes on; it stood still for {run.frozen_s:.0f} s in all")
 
     def _judged(self, result: RunResult, was_asked: bool) -> RunResult:
         event(
@@ -315,6 +338,7 @@ class Attempt:
             frozen_s=result.frozen_s,
             peak_rss_mib=result.peak_rss_mib,
         )
+        self._note(f"the trainer has ended: {how_it_ended(result)}, after {result.duration_s:.1f} s")
         self._tools.guards_lost.pop(self._record.job_id, None)
         if result.ended_by == "frozen":
             raise _GivenBack(f"the trainer was {how_it_ended(result)}")

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -284,36 +284,75 @@ class _TarStream:
         return True
 
 
+def read_members(
+    archive: Path, wanted: Callable[[str, int], bool], *, limits: Limits | None = None
+) -> tuple[list[tuple[str, int]], dict[str, bytes]]:
+    """All files of `archive` as (name, size in bytes), and the content of those that are wanted. Writes nothing.
+
+    `wanted(name, size_bytes)` is asked once for each file, in the order of the archive, before the file is read; what
+    it accepts is held in memory. The archive passes the same checks as in `extract`, to its end. Raises BundleError.
+    """
+    found: list[tuple[str, int]] = []
+    kept: dict[str, bytes] = {}
+
+    def take(name: str, pieces: Iterator[bytes], size_bytes: int) -> None:
+        found.append((name, size_bytes))
+        if wanted(name, size_bytes):
+            kept[name] = b"".join(pieces)
+        else:
+            for _ in pieces:
+                pass
+
+    try:
+        _walk(archive, take, limits if limits is not None else Limits())
+    except BundleError as error:
+        raise BundleError(f"{archive.name} is refused: {error}") from None
+    return found, kept
+
+
 def _unpack(archive: Path, folder: Path, limits: Limits) -> list[str]:
     """Write the files of `archive` below `folder`, which must be empty and ours alone; make them durable."""
-    names, written, total_bytes = _Names(), list[str](), 0
-    with open(archive, "rb") as file:
-        stream = _TarStream(file)
-        while (block := stream.read(_BLOCK)) != bytes(_BLOCK):
-            name, size_bytes = _entry(block)
-            names.add(name)
-            if written and name < written[-1]:
-                raise BundleError(f"{name!r} stands after {written[-1]!r}; the names must be sorted")
-            total_bytes += size_bytes
-            _require_within(limits, len(written) + 1, total_bytes)
-            _write_file(stream, folder / name, size_bytes)
-            written.append(name)
-        if stream.read(_BLOCK) != bytes(_BLOCK):
-            raise BundleError("a single block of zeros stands where the tar should end")
-        stream.require_end()
-    if not written:
-        raise BundleError("there is no file in it")
+    written = _walk(archive, lambda name, pieces, size_bytes: _write_file(pieces, folder / name), limits)
     for path, _, _ in os.walk(folder, topdown=False):
         fsync_folder(Path(path))
     return written
 
 
-def _write_file(stream: _TarStream, path: Path, size_bytes: int) -> None:
+def _walk(archive: Path, take: Callable[[str, Iterator[bytes], int], None], limits: Limits) -> list[str]:
+    """Check `archive` from its first byte to its last and hand each file to `take(name, pieces, size in bytes)`, which
+    reads all of its pieces; the names."""
+    names, seen, total_bytes = _Names(), list[str](), 0
+    with open(archive, "rb") as file:
+        stream = _TarStream(file)
+        while (block := stream.read(_BLOCK)) != bytes(_BLOCK):
+            name, size_bytes = _entry(block)
+            names.add(name)
+            if seen and name < seen[-1]:
+                raise BundleError(f"{name!r} stands after {seen[-1]!r}; the names must be sorted")
+            total_bytes += size_bytes
+            _require_within(limits, len(seen) + 1, total_bytes)
+            take(name, _pieces(stream, size_bytes), size_bytes)
+            if any(stream.read(-size_bytes % _BLOCK)):
+                raise BundleError(f"the padding after {name!r} is not zero")
+            seen.append(name)
+        if stream.read(_BLOCK) != bytes(_BLOCK):
+            raise BundleError("a single block of zeros stands where the tar should end")
+        stream.require_end()
+    if not seen:
+        raise BundleError("there is no file in it")
+    return seen
+
+
+def _pieces(stream: _TarStream, size_bytes: int) -> Iterator[bytes]:
+    """The next `size_bytes`, at most 1 MiB at a time."""
+    for start in range(0, size_bytes, _COPY_BYTES):
+        yield stream.read(min(_COPY_BYTES, size_bytes - start))
+
+
+def _write_file(pieces: Iterator[bytes], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(create_exclusive(path), "wb") as file:
-        for start in range(0, size_bytes, _COPY_BYTES):
-            file.write(stream.read(min(_COPY_BYTES, size_bytes - start)))
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-    if any(stream.read(-size_bytes % _BLOCK)):
-        raise BundleError(f"the padding after {path.name!r} is not zero")

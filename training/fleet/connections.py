@@ -58,6 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {"cis490.abort": {"now": self.transport.abort}}
         self._head_bytes, self._unended_bytes, self._in_head = 0, 0, True
 
     def on_url(self, url: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,20 @@ from cis490.ballast import Ballast
 from cis490.episodes import dataset
 from cis490.failpoints import failpoint
 from cis490.logs import event
+from training.fleet import audit_trail
 from training.fleet import manifest as manifests
+from training.fleet import plan as plans
+from training.fleet.artifact_files import ArtifactFiles
+from training.fleet.event_bus import EventBus
+from training.fleet.gc import Cleaner
 from training.fleet.manifest_faults import Fault, TrainingManifestError
+from training.fleet.notifier import Notifier
 from training.fleet.queue import JobQueue
+from training.fleet.request_times import RequestTimes
 from training.fleet.store import ModelStore
+from training.fleet.telemetry import Telemetry
 from training.fleet.turns import whose_turn
-from training.fleet.types import DatasetPin, Manifest
+from training.fleet.types import DatasetPin, Manifest, Retention
 from training.fleet.waiters import Waiters
 from training.fleet.writer import Writer
 from training.trainer.digest import trainer_digest
@@ -44,8 +53,28 @@ class Coordinator:
         self.queue, self.store, self.manifest_path = queue, store, manifest_path
         self.operator_token = (operator_token or "").strip() or None
         self.max_artifact_bytes = max_artifact_bytes
+        self.artifact_files = ArtifactFiles(store.path_of)
+        self.events = EventBus(
+            lambda after, limit: audit_trail.after(queue, after, limit), lambda: audit_trail.span(queue)[1]
+        )
+        queue.on_audit = self.events.committed
+        folder = queue.folder
+        self.telemetry = Telemetry(
+            None if folder is None else folder / "logs", queue.clock, self.events.publish
+        )
+        self.notifier = Notifier(queue, self.events, lambda: self.ballast)
+        self.event_streams = 0
+        """Open streams of `GET /v1/events`."""
+        self.request_times = RequestTimes({})
+        self.exposition: object = None
+        """The registry of `GET /metrics` (`training.fleet.metrics.Exposition`), once somebody has asked."""
+        self.started_seq = audit_trail.span(queue)[1]
+        """The newest event when this process began to serve: counters count from there."""
         self.ballast: Ballast | None = None
         """Given up when the disk is full; while it is not held, no claim and no upload is accepted."""
+        self.manifest: Manifest | None = None
+        """In force; None until one could be read."""
+        self.started_at = queue.clock.wall_s()
         self.datasets: dict[str, DatasetPin] = queue.datasets()
         """Every dataset that was ever pinned here: a job claimed before a reload may still need its own."""
         self.sweep_every_s = 60.0
@@ -55,7 +84,9 @@ class Coordinator:
         self.waiters = Waiters(
             lambda waiting, news_only: self.write(lambda: whose_turn(queue, waiting, news_only=news_only))
         )
+        self.cleaner = Cleaner(queue, store, self.write, self.telemetry)
         self._reloading = asyncio.Lock()
+        self.plans = plans.Plans()
         self.stopping = False
         """Set when the process is to end: claims that wait are answered at once, and so are uploads under way."""
 
@@ -69,15 +100,37 @@ class Coordinator:
             self._writer = Writer(self.queue, self.ballast)
         return self._writer
 
+    @property
+    def retention(self) -> Retention:
+        """The rules of the manifest in force; none while there is no manifest that could be read."""
+        return self.manifest.retention if self.manifest is not None else Retention()
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        self.telemetry.close()
 
     async def after_sweep(self) -> None:
         """What is due from time to time, beside the leases."""
         self.swept_at_s = self.queue.clock.now_s()
         await self.store.expire_partials(self.queue.may_upload)
+        await self.telemetry.look(lambda: asyncio.to_thread(self.queue.workers))
+        await self.cleaner.daily(self.retention)
+
+    def trouble(self) -> dict[str, str]:
+        """A sentence for each of `disk`, `writer` and `reaper` that does not work as it should."""
+        found = {}
+        if self.ballast is not None and not self.ballast.is_held:
+            found["disk"] = self.ballast.refusal
+        if self.writer.trouble:
+            found["writer"] = self.writer.trouble
+        silent_s = self.queue.clock.now_s() - self.swept_at_s
+        if silent_s > 3 * self.sweep_every_s:
+            found["reaper"] = (
+                f"leases were last looked through {silent_s:.0f} s ago; see reaper.failed in the log"
+            )
+        return found
 
     def changed(self) -> None:
         """Something may have become claimable: call those claims that wait and would now get a job."""
@@ -87,17 +140,43 @@ class Coordinator:
         """The process is to end; called from the signal's handler, on the loop's own thread."""
         self.stopping = True
         self.waiters.call_all()
+        self.events.close()
         self.store.stop_receiving()
 
-    async def reload(self) -> tuple[dict[str, int], Manifest]:
-        """Read the manifest and put it in force. Raises `TrainingManifestError`; the old one then stays."""
+    async def plan(self, text: str | None = None, name: str = "") -> plans.Plan:
+        """What a reload of the manifest file, or of `text`, would do. Raises `TrainingManifestError`."""
+        async with self._reloading:
+            found, digest = await asyncio.to_thread(read_manifest, self.manifest_path, text, name)
+            in_force = self.manifest
+            picture = await self.write(lambda: plans.look(self.queue, found, in_force))
+            made = await asyncio.to_thread(plans.make, picture, found, digest, preview=text is not None)
+        made.body["manifest"]["own_path"] = str(self.manifest_path)
+        if text is None:
+            self.plans.keep(made)
+        return made
+
+    async def reload(self, plan_id: str | None = None) -> tuple[dict[str, int], Manifest]:
+        """Read the manifest and put it in force; with `plan_id` only if that plan still holds.
+
+        Raises `TrainingManifestError` or `plan.PlanRefused`; the old one then stays.
+        """
         # One after the other, in the order of the requests: an older file must not win over a newer one.
         async with self._reloading:
+            made = None if plan_id is None else self.plans.named(plan_id)
             found, digest = await asyncio.to_thread(read_manifest, self.manifest_path)
+            in_force = self.manifest
+            if made is not None and made.was_applied(found, digest, in_force):
+                return made.applied, found  # the answer was lost, and the request came again
             failpoint("coordinator.reload_read")
-            counts = await self.write(lambda: self.queue.apply_manifest(found, trainer_digest=digest))
+            counts = await self.write(lambda: plans.put_in_force(self.queue, found, digest, made, in_force))
+            if isinstance(counts, plans.Refusal):
+                if counts.fresh is not None:
+                    self.plans.keep(counts.fresh)
+                raise plans.PlanRefused(counts)
             self.changed()
             self.adopt(found)
+            if made is not None:
+                made.applied.update(counts)
             failpoint("coordinator.reload_applied")
         event(
             log,
@@ -110,15 +189,19 @@ class Coordinator:
         return counts, found
 
     def adopt(self, found: Manifest) -> None:
-        """Serve the dataset that this manifest pins, from now on."""
+        """This manifest is in force from now on; the dataset that it pins is served."""
+        self.manifest = found
+        self.notifier.configure(found.notify, found.name, os.environ)
         if found.dataset is not None:
             self.datasets[found.dataset.dataset_id] = found.dataset
 
 
-def read_manifest(path: Path) -> tuple[Manifest, str]:
+def read_manifest(path: Path, text: str | None = None, name: str = "") -> tuple[Manifest, str]:
     """The manifest, its dataset verified, and the digest of the trainer it will be trained with: the
-    receiver's own checkout. Raises TrainingManifestError."""
-    found = manifests.load(path)
+    receiver's own checkout. `text` is read as if it stood at `path`; messages call it `name`.
+    Raises TrainingManifestError."""
+    where = name or path.name
+    found = manifests.load(path) if text is None else manifests.loads(text, where, path.parent, path.stem)
     if found.dataset is not None:
         stat = Path(found.dataset.path).stat()
         _verify(found.dataset, str(path), stat.st_size, stat.st_mtime_ns)
@@ -135,5 +218,15 @@ def _verify(pin: DatasetPin, manifest: str, size_bytes: int, changed_ns: int) ->
         try:
             dataset.unpack(Path(pin.path), Path(scratch) / "episodes", pin.dataset_id)
         except dataset.DatasetError as error:
-            fault = Fault(None, "[dataset]", str(error), "the episodes that id names", source=manifest)
+            hint = "pin the id of that file, or put the right file there"
+            fault = Fault(
+                None,
+                "[dataset]",
+                str(error),
+                "the episodes that id names",
+                hint,
+                manifest,
+                "dataset.file",
+                "E122",
+            )
             raise TrainingManifestError((fault,)) from error

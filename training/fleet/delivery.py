@@ -18,6 +18,7 @@ from cis490.clock import Clock
 from cis490.digest import sha256_file
 from cis490.failpoints import failpoint
 from cis490.logs import event
+from cis490.progress import ELSEWHERE_S, Every
 from training.fleet.checkpoint_folders import is_kept_after, is_kept_without_lease
 from training.fleet.client import FleetError, Refused, backoff_s, retry_reason
 from training.fleet.stopping import Stop
@@ -91,6 +92,9 @@ class Delivery:
         self._clock = clock
         self._random01 = random01
         self._stop_seen_s: float | None = None
+        self._upload_log: Every | None = None
+        self.note: Callable[[str], None] = lambda text: None
+        """Takes a line for the attempt's log, while there is one."""
 
     def settle(self, record: LeaseRecord) -> Settled:
         """Send the record's ending for as long as it takes; forgets the record once the answer is final.
@@ -135,6 +139,7 @@ class Delivery:
         match record.ending:
             case CompleteRequest():
                 bundle, artifact_id = self._state.bundle(record), record.ending.artifact_id
+                self._upload_log = Every(ELSEWHERE_S, self._clock.now_s())
                 status = self._client.upload(
                     record.job_id, record.token, bundle, artifact_id, self._on_upload
                 )
@@ -151,8 +156,17 @@ class Delivery:
 
     def _on_upload(self, sent: int, total: int) -> None:
         """A worker that is to stop gives an upload a little time; the next worker goes on where it broke off."""
+        now = self._clock.now_s()
+        if self._upload_log is not None and self._upload_log.due(now):
+            event(
+                logger,
+                "job.uploading",
+                sent_bytes=sent,
+                total_bytes=total,
+                percent=100 * sent // max(total, 1),
+            )
+            self.note(f"uploading the result: {sent} of {total} bytes")
         if self._stop.requested:
-            now = self._clock.now_s()
             if self._stop_seen_s is None:
                 self._stop_seen_s = now
             if now - self._stop_seen_s > STOPPING_UPLOAD_S:

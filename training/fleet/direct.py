@@ -7,11 +7,14 @@ exactly the way that it takes for every other endpoint.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from training.fleet.request_times import RequestTimes
 
 Handler = Callable[[Request], Awaitable[Response]]
 OnError = Callable[[Request, Exception], Awaitable[Response]]
@@ -43,14 +46,19 @@ class Direct:
         claim: Handler,
         verbs: Mapping[str, Handler],
         on_error: Mapping[type[Exception], OnError],
+        times: RequestTimes | None = None,
+        clock_s: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`times` is told of every request, until its answer begins."""
         self._app, self._claim, self._verbs, self._on_error = app, claim, verbs, on_error
+        self._times, self._clock_s = times or RequestTimes({}), clock_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self._handler(scope)
         if handler is None:
-            await self._app(scope, receive, send)
+            await self._timed(scope, receive, send)
             return
+        started_s = self._clock_s()
         request = _Request(scope, receive)
         try:
             response = await handler(request)
@@ -59,7 +67,23 @@ class Direct:
             if answer is None:  # a defect: the layer around this one logs and answers it
                 raise
             response = await answer(request, error)
+        self._times.note(handler, "POST", response.status_code, self._clock_s() - started_s)
         await response(scope, receive, send)
+
+    async def _timed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ordinary way; which handler was found stands in the scope afterwards."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = self._clock_s()
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                took_s = self._clock_s() - started_s
+                self._times.note(scope.get("endpoint"), scope["method"], message["status"], took_s)
+            await send(message)
+
+        await self._app(scope, receive, noting)
 
     def _handler(self, scope: Scope) -> Handler | None:
         if scope["type"] != "http" or scope["method"] != "POST":

@@ -106,6 +106,8 @@ class Rules:
     trainer: TrainerPolicy = "same"
     trainer_digest: str | None = None
     """Of the receiver's own checkout; None: unknown, nothing to compare with."""
+    paused_reason: str | None = None
+    """Why the whole fleet is given nothing. The operator's word, not the manifest's: it outlives a reload."""
 
 
 class Check(NamedTuple):
@@ -146,7 +148,7 @@ def ripened(requirement: Requirement) -> Requirement:
 
 def admission(name: str, spec: HostSpec | None, rules: Rules) -> Check:
     """May this host take part at all? Fails closed once the manifest names any host."""
-    ok = spec is not None or not rules.names_hosts or rules.unknown_hosts == "allow"
+    ok = _is_admitted(spec, rules)
     return Check(
         "known_host",
         ok,
@@ -175,15 +177,78 @@ def checks(
 
 def verdict(requirement: Requirement, host: HostView, rivals: Rivals, rules: Rules) -> tuple[Check, ...]:
     """The same with the rivals found already: they are those of every host that is judged for this job."""
-    found = [*static_checks(requirement, host, rules), *state_checks(host)]
+    found = [*static_checks(requirement, host, rules), fleet_check(rules), *state_checks(host)]
     if requirement.has_preference:
         found.append(preference_check(requirement, host, rivals))
     return tuple(found)
 
 
 def fits(requirement: Requirement, host: HostView, rules: Rules) -> bool:
-    """All static checks are ok."""
-    return all(check.ok for check in static_checks(requirement, host, rules))
+    """All static checks are ok: their predicates without their words, which would take ten times as long."""
+    spec, capability = host.spec, host.capability
+    return (
+        _is_admitted(spec, rules)
+        and (spec is None or (not _is_denied(requirement, spec) and _is_allowed(requirement, spec)))
+        and _is_named(requirement, host.name)
+        and _has_model(requirement, capability)
+        and _has_trainer(capability, rules)
+        and _has_cuda(requirement, capability)
+        and _is_enough(requirement.min_vram_gib, capability.vram_gib)
+        and _is_enough(requirement.min_ram_gib, capability.ram_gib)
+        and _is_more(requirement.more_vram_than_gib, capability.vram_gib)
+        and _is_more(requirement.more_ram_than_gib, capability.ram_gib)
+    )
+
+
+# The predicates: what `fits` asks and what the check of the same constraint puts into words.
+
+
+def _is_admitted(spec: HostSpec | None, rules: Rules) -> bool:
+    return spec is not None or not rules.names_hosts or rules.unknown_hosts == "allow"
+
+
+def _is_denied(requirement: Requirement, spec: HostSpec) -> bool:
+    return requirement.model in spec.deny_jobs
+
+
+def _is_allowed(requirement: Requirement, spec: HostSpec) -> bool:
+    return not spec.allow_jobs or requirement.model in spec.allow_jobs
+
+
+def _is_named(requirement: Requirement, name: str) -> bool:
+    return not requirement.allowed_hosts or name in requirement.allowed_hosts
+
+
+def _has_model(requirement: Requirement, capability: Capability) -> bool:
+    return capability.models is None or requirement.model in capability.models
+
+
+def _has_trainer(capability: Capability, rules: Rules) -> bool:
+    wanted, found = rules.trainer_digest, capability.trainer_digest
+    return rules.trainer == "any" or wanted is None or found is None or wanted == found
+
+
+def _has_cuda(requirement: Requirement, capability: Capability) -> bool:
+    return bool(capability.has_cuda) or not requirement.require_cuda
+
+
+def _is_enough(wanted_gib: float, found_gib: float | None) -> bool:
+    """Sizes compare nominally, see `NOMINAL_TOLERANCE`."""
+    return wanted_gib <= 0 or (found_gib is not None and found_gib >= wanted_gib * (1 - NOMINAL_TOLERANCE))
+
+
+def _is_more(floor_gib: float, found_gib: float | None) -> bool:
+    return floor_gib <= 0 or (found_gib is not None and found_gib > floor_gib * (1 + NOMINAL_TOLERANCE))
+
+
+def fleet_check(rules: Rules) -> Check:
+    """Is anything handed out at all? The same for every host."""
+    reason = rules.paused_reason
+    return Check(
+        "fleet_not_paused", reason is None, "not paused", "not paused" if reason is None else reason,
+        "" if reason is None else f"the fleet is paused: {reason}",
+        "" if reason is None else "cis490-jobs resume",
+    )  # fmt: skip
 
 
 def state_checks(host: HostView) -> Iterator[Check]:
@@ -201,7 +266,7 @@ def state_checks(host: HostView) -> Iterator[Check]:
     yield Check(
         "not_paused", not paused, "not paused", host.paused_reason or "not paused",
         f"{host.name} is paused: {host.paused_reason}" if paused else "",
-        "mend the host, then: cis490-jobs reload" if paused else "",
+        f"mend the host, then: cis490-jobs resume --host {host.name}" if paused else "",
     )  # fmt: skip
     drained = host.drained_reason is not None
     yield Check(
@@ -275,26 +340,29 @@ def _other(names: tuple[str, ...], host: HostView) -> bool:
 
 def policy_allows(requirement: Requirement, name: str, spec: HostSpec | None, rules: Rules) -> bool:
     """May this host have the job as far as the manifest is concerned, whatever it can do?"""
-    own = _policy_checks(requirement, HostView(name, spec))
-    return admission(name, spec, rules).ok and all(check.ok for check in own)
+    return (
+        _is_admitted(spec, rules)
+        and (spec is None or (not _is_denied(requirement, spec) and _is_allowed(requirement, spec)))
+        and _is_named(requirement, name)
+    )
 
 
 def _policy_checks(requirement: Requirement, host: HostView) -> Iterator[Check]:
     spec = host.spec or HostSpec(host.name)
     model = requirement.model
-    denied = model in spec.deny_jobs
+    denied = _is_denied(requirement, spec)
     yield Check(
         "deny_jobs", not denied, f"{model} not denied", _listed(spec.deny_jobs),
         f'{model} is denied by hosts.{host.name}.deny_jobs{_at(spec, "deny_jobs")}' if denied else "",
         f'remove "{model}" from deny_jobs of {host.name}{_at(spec, "deny_jobs")}' if denied else "",
     )  # fmt: skip
-    allowed = not spec.allow_jobs or model in spec.allow_jobs
+    allowed = _is_allowed(requirement, spec)
     yield Check(
         "allow_jobs", allowed, f"{model} allowed", _listed(spec.allow_jobs, empty="all"),
         "" if allowed else f'hosts.{host.name}.allow_jobs{_at(spec, "allow_jobs")} does not list {model}',
         "" if allowed else f'add "{model}" to allow_jobs of {host.name}{_at(spec, "allow_jobs")}',
     )  # fmt: skip
-    named = not requirement.allowed_hosts or host.name in requirement.allowed_hosts
+    named = _is_named(requirement, host.name)
     yield Check(
         "allowed_hosts", named, _listed(requirement.allowed_hosts, empty="any host"), host.name,
         "" if named else f"the job's allowed_hosts does not list {host.name}",
@@ -304,14 +372,14 @@ def _policy_checks(requirement: Requirement, host: HostView) -> Iterator[Check]:
 
 def _software_checks(requirement: Requirement, capability: Capability, rules: Rules) -> Iterator[Check]:
     models = capability.models
-    has_model = models is None or requirement.model in models
+    has_model = _has_model(requirement, capability)
     yield Check(
         "model", has_model, f"a trainer with {requirement.model}", _listed(models or (), empty="not told"),
         "" if has_model else f"the trainer there has no model {requirement.model} (it has {_listed(models or ())})",
         "" if has_model else f"install what {requirement.model} needs on that host, or update its checkout",
     )  # fmt: skip
     wanted, found = rules.trainer_digest, capability.trainer_digest
-    same = rules.trainer == "any" or wanted is None or found is None or wanted == found
+    same = _has_trainer(capability, rules)
     yield Check(
         "trainer", same, _short(wanted), _short(found),
         "" if same else f"its trainer {_short(found)} is not the receiver's {_short(wanted)}",
@@ -320,7 +388,7 @@ def _software_checks(requirement: Requirement, capability: Capability, rules: Ru
 
 
 def _hardware_checks(requirement: Requirement, capability: Capability) -> Iterator[Check]:
-    cuda = bool(capability.has_cuda) or not requirement.require_cuda
+    cuda = _has_cuda(requirement, capability)
     yield Check(
         "require_cuda", cuda, "CUDA" if requirement.require_cuda else "any",
         "CUDA" if capability.has_cuda else "no CUDA",
@@ -332,7 +400,7 @@ def _hardware_checks(requirement: Requirement, capability: Capability) -> Iterat
         ("min_ram_gib", requirement.min_ram_gib, capability.ram_gib, "RAM"),
     )
     for constraint, wanted, found, what in sizes:
-        ok = wanted <= 0 or (found is not None and found >= wanted * (1 - NOMINAL_TOLERANCE))
+        ok = _is_enough(wanted, found)
         short = (
             f"{wanted - (found or 0.0):.1f} GiB of {what} short"
             if found is not None
@@ -351,7 +419,7 @@ def _hardware_checks(requirement: Requirement, capability: Capability) -> Iterat
     for constraint, floor, found, what in bigger:
         if floor <= 0:
             continue
-        ok = found is not None and found > floor * (1 + NOMINAL_TOLERANCE)
+        ok = _is_more(floor, found)
         yield Check(
             constraint, ok, f"> {floor:g} GiB", _gib(found),
             "" if ok else f"the job ran out of memory on a host with {floor:g} GiB of {what}",

@@ -20,6 +20,7 @@ from cis490.clock import Clock
 from cis490.failpoints import failpoint
 from training.fleet.guard_rules import EndReason, Moment, decide, margin_s
 from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd, boot_id, read_newest
+from training.fleet.trainer_log import TrainerLog
 
 if sys.platform == "win32":
     from training.fleet.guard_windows import ProcessTree
@@ -69,8 +70,12 @@ class TrainerRun:
         self._was_killed = False
         self._end: TrainerEnd | None = None
         env = {key: value for key, value in os.environ.items() if key not in SECRETS}
+        # Else what it prints would come in blocks of 8 KiB, much later.
+        env.setdefault("PYTHONUNBUFFERED", "1")
         self._tree = ProcessTree(command.argv, command.cwd, {**env, MARK: command.mark}, adopts=adopts)
-        self._stderr = _Tail(self._tree.stderr)
+        self._log = TrainerLog(command.log_folder, clock)
+        self._stderr = _Tail(self._tree.stderr, self._log)
+        self._stdout = _Tail(self._tree.stdout, self._log)
         self._started_s = self._alive_s = self._polled_s = clock.now_s()
         self._sample_at_s = 0.0
 
@@ -194,6 +199,9 @@ class TrainerRun:
         self._tree.kill()  # whatever the trainer started and left behind
         self._count_frozen(now)
         end = self._tree.reap()
+        stderr = self._stderr.close().decode("utf-8", "replace")
+        self._stdout.close()
+        self._log.close()
         killed_from_outside = end.signal_number == _SIGKILL and not self._was_killed
         return TrainerEnd(
             exit_code=end.exit_code,
@@ -205,7 +213,7 @@ class TrainerRun:
             frozen_s=round(self._frozen_s, 3),
             peak_rss_mib=end.peak_rss_mib,
             cpu_s=end.cpu_s,
-            stderr=self._stderr.close().decode("utf-8", "replace"),
+            stderr=stderr,
             boot=boot_id(),
         )
 
@@ -224,12 +232,13 @@ class TrainerRun:
 
 
 class _Tail:
-    """Reads a pipe in a thread, so that its writer never waits, and keeps the end of what came."""
+    """Reads a pipe in a thread, so that its writer never waits, and keeps the end of what came; all goes to the log."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], log: TrainerLog) -> None:
         self._stream = stream
+        self._log = log
         self._kept = bytearray()
-        self._thread = threading.Thread(target=self._drain, name="trainer-stderr", daemon=True)
+        self._thread = threading.Thread(target=self._drain, name="trainer-output", daemon=True)
         self._thread.start()
 
     def _drain(self) -> None:
@@ -237,6 +246,7 @@ class _Tail:
             while block := os.read(self._stream.fileno(), STDERR_BYTES):
                 self._kept += block
                 del self._kept[:-STDERR_BYTES]
+                self._log.add(block)
 
     def close(self) -> bytes:
         """What was kept, once the writers have ended; a survivor that holds the pipe open is waited for 1 s."""

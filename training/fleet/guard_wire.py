@@ -43,6 +43,8 @@ class TrainerCommand:
     """End of the lease as confirmed so far."""
     end_file: str | None = None
     """Where to leave the result for a daemon that is not there any more."""
+    log_folder: str | None = None
+    """Where to write what the trainer prints, in segments (`training.fleet.segments`); None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

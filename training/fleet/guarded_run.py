@@ -91,6 +91,10 @@ class GuardedRun:
         """The latest line that says how far the training is, as of the last poll."""
         return self._progress.reader.latest
 
+    def take_points(self) -> list[Progress]:
+        """The lines of progress with a step that came since the last call, as of the last poll."""
+        return self._progress.reader.take_points()
+
     @property
     def frozen_s(self) -> float:
         """How long the trainer was frozen, up to the last thaw."""

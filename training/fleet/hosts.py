@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cis490.failpoints import failpoint
@@ -43,6 +44,26 @@ def undrain(queue: JobQueue, host: str, *, actor: str = "operator") -> Outcome:
             _put(queue, host, None)
             _audit(queue, actor, "undrain", host, before)
         failpoint("coordinator.undrain_written")
+        return Outcome(True)
+
+
+def resume(queue: JobQueue, host: str, *, actor: str = "operator") -> Outcome:
+    """End the pause after failures in a row, and forget these. Asking again changes nothing."""
+    with queue.atomic():
+        if not _is_known(queue, host):
+            return _unknown(host)
+        seen = queue.matcher.seen.get(host)
+        if seen is not None and (seen.paused_reason is not None or seen.failures_in_a_row):
+            queue.execute("worker_resume", host=host)
+            resumed = replace(seen, paused_reason=None, failures_in_a_row=0, last_failed_job=None)
+            queue.remember(host, resumed)
+            _audit(
+                queue,
+                actor,
+                "resume",
+                host,
+                seen.paused_reason or f"{seen.failures_in_a_row} failures forgotten",
+            )
         return Outcome(True)
 
 
@@ -95,6 +116,4 @@ def _put(queue: JobQueue, host: str, reason: str | None) -> None:
 
 
 def _audit(queue: JobQueue, actor: str, event: str, host: str, detail: str) -> None:
-    queue.execute(
-        "audit_host_add", at=queue.clock.wall_s(), actor=actor, event=event, host=host, detail=detail
-    )
+    queue.audit_host(actor, event, host, detail)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cis490.files import is_safe_name
-from training.fleet import wire
+from training.fleet import wire, wire_headers
 
 T = TypeVar("T")
 _DRAIN_BYTES = 8 * 1024 * 1024
@@ -80,16 +80,20 @@ def decoded(body: bytes, kind: type[T]) -> T:
 
 def host_of(request: Request) -> str:
     """The host that speaks, from `X-Lab-Host`."""
-    name = one_header(request, wire.HEADER_HOST)
+    name = one_header(request, wire_headers.HEADER_HOST)
     if not name:
-        raise Problem(400, f"the header {wire.HEADER_HOST} is missing: a worker sends its host name in it")
+        raise Problem(
+            400, f"the header {wire_headers.HEADER_HOST} is missing: a worker sends its host name in it"
+        )
     if not is_safe_name(name):
-        raise Problem(400, f"{wire.HEADER_HOST} must match [A-Za-z0-9._-]{{1,64}} with no leading dot")
+        raise Problem(
+            400, f"{wire_headers.HEADER_HOST} must match [A-Za-z0-9._-]{{1,64}} with no leading dot"
+        )
     return name
 
 
 def token_of(request: Request) -> str | None:
-    return one_header(request, wire.HEADER_LEASE_TOKEN) or None
+    return one_header(request, wire_headers.HEADER_LEASE_TOKEN) or None
 
 
 def one_header(request: Request, name: str) -> str:
@@ -109,9 +113,9 @@ def require_operator(request: Request, expected: str | None) -> None:
             "operator control is disabled: start the receiver with a non-empty CIS490_OPERATOR_TOKEN",
             ok=False,
         )
-    given = one_header(request, wire.HEADER_OPERATOR_TOKEN)
+    given = one_header(request, wire_headers.HEADER_OPERATOR_TOKEN)
     if not given or not hmac.compare_digest(_hash(given.encode("latin-1")), _hash(expected.encode("utf-8"))):
-        raise Problem(401, f"the {wire.HEADER_OPERATOR_TOKEN} header is missing or wrong", ok=False)
+        raise Problem(401, f"the {wire_headers.HEADER_OPERATOR_TOKEN} header is missing or wrong", ok=False)
 
 
 def _hash(token: bytes) -> bytes:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
-from training.fleet.wire import HEADER_OPERATOR_TOKEN
+from training.fleet.wire_headers import HEADER_OPERATOR_TOKEN
 
 
 class Refusal(Exception):

@@ -9,6 +9,7 @@ else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from training.fleet import identity
@@ -22,12 +23,24 @@ GAP_MEASURES = ("roc_auc_active", "roc_auc")
 _OTHER_MODE = {"realistic": "oracle", "oracle": "realistic"}
 
 
-def board(rows: Iterable[JobRow], reference: Reference) -> dict[str, Any]:
-    """`rows` are all jobs, since one that is not completed may be the missing half of a gap."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the queue knows of how an artifact was made, None where nobody said."""
+
+    size_bytes: int | None = None
+    duration_s: float | None = None
+    peak_rss_mib: float | None = None
+
+
+def board(
+    rows: Iterable[JobRow], reference: Reference, made: Mapping[tuple[str, str], Made] | None = None
+) -> dict[str, Any]:
+    """`rows` are all jobs, since one that is not completed may be the missing half of a gap; `made` is by job and
+    artifact."""
     everything = list(rows)
     twins: dict[bytes, list[JobRow]] = {}
     for row in everything:
-        twins.setdefault(_apart_from_mode(row), []).append(row)
+        twins.setdefault(apart_from_mode(row), []).append(row)
     groups: dict[tuple[Any, ...], list[JobRow]] = {}
     for row in everything:
         if row.status == "completed":
@@ -40,7 +53,7 @@ def board(rows: Iterable[JobRow], reference: Reference) -> dict[str, Any]:
                 "train_hosts": list(hosts),
                 "dataset_id": dataset_id or None,
                 "models": [
-                    _entry(row, twins[_apart_from_mode(row)], reference)
+                    _entry(row, twins[apart_from_mode(row)], reference, (made or {}).get(_key(row), Made()))
                     for row in sorted(found, key=_best_first)
                 ],
             }
@@ -100,7 +113,11 @@ def _missing(row: JobRow, halves: Sequence[JobRow], done: Sequence[JobRow]) -> s
     return f"no {wanted} job of {row.model} with the same split, hosts, seed and hyper"
 
 
-def _entry(row: JobRow, twins: Sequence[JobRow], reference: Reference) -> dict[str, Any]:
+def _key(row: JobRow) -> tuple[str, str]:
+    return row.job_id, row.artifact_id or ""
+
+
+def _entry(row: JobRow, twins: Sequence[JobRow], reference: Reference, made: Made) -> dict[str, Any]:
     return {
         "job_id": row.job_id,
         "name": row.name,
@@ -116,6 +133,11 @@ def _entry(row: JobRow, twins: Sequence[JobRow], reference: Reference) -> dict[s
         "leaky": is_leaky(row),
         "stale": stale_of(row, reference),
         "held": row.held,
+        "hyper": row.spec.get("hyper") or {},
+        "size_bytes": made.size_bytes,
+        "duration_s": made.duration_s,
+        "peak_rss_mib": made.peak_rss_mib,
+        "n_parameters": _count(row.metrics, "n_parameters"),
     }
 
 
@@ -130,7 +152,8 @@ def _group(row: JobRow) -> tuple[bool, str, tuple[str, ...], str]:
     return is_leaky(row), recipe, tuple(sorted(set(hosts))), row.dataset_id or ""
 
 
-def _apart_from_mode(row: JobRow) -> bytes:
+def apart_from_mode(row: JobRow) -> bytes:
+    """Equal for jobs that differ in nothing but their mode."""
     spec, hyper = row.spec, row.spec.get("hyper") or {}
     try:
         hyper = identity_hyper(row.model, hyper)
@@ -140,6 +163,11 @@ def _apart_from_mode(row: JobRow) -> bytes:
     return identity.canonical_json(
         [row.model, hyper, spec.get("split_recipe", ""), hosts, spec.get("seed", 0)]
     )
+
+
+def _count(metrics: Mapping[str, Any], key: str) -> int | None:
+    value = metrics.get(key)
+    return int(value) if isinstance(value, int | float) and 0 <= value <= 1e15 else None
 
 
 def _number(metrics: Mapping[str, Any], key: str) -> float | None:

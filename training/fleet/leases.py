@@ -38,6 +38,8 @@ class LiveLease:
     """When the last heartbeat came, on the clock of `deadline_s`."""
     settled: bool = False
     """The disk knows it as it is here; before that it may still be rolled back."""
+    name: str = ""
+    """Of the job, for display."""
 
 
 class LeaseBook:

@@ -10,11 +10,13 @@ renewal of a lease, which may happen during a commit; `settle` tells when memory
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ from training.fleet.sql import MIGRATIONS, STATEMENTS
 
 T = TypeVar("T")
 MEMORY = ":memory:"
+_AUDITS = frozenset(name for name in STATEMENTS if name.startswith("audit_") and name.endswith("add"))
 
 
 class QueueUnavailable(Exception):
@@ -43,6 +46,10 @@ class Ledger(ABC):
         """Whether a transaction runs; whether taking one back failed half-way (the disk did not even let us read)."""
         self._half_done = False
         """A part of the request that runs has failed: nothing of that request may be kept."""
+        self._audited = False
+        """The running transaction has written to the audit trail."""
+        self.on_audit: Callable[[], None] = lambda: None
+        """Called after a commit that added audit rows, by the thread that committed and with the lock held."""
         self._connection = sqlite.connect(self._path)
         sqlite.migrate(self._connection, MIGRATIONS)
         failpoint("ledger.migrated")
@@ -68,6 +75,8 @@ class Ledger(ABC):
 
     def execute(self, statement: str, /, **values: Any) -> sqlite3.Cursor:
         """A named statement on the writing connection; the caller holds the lock."""
+        if statement in _AUDITS:
+            self._audited = True
         return self._connection.execute(STATEMENTS[statement], values)
 
     def read(self, statement: str, /, **values: Any) -> Sequence[sqlite3.Row]:
@@ -80,6 +89,23 @@ class Ledger(ABC):
             reader = self._local.reader = sqlite.connect(self._path, readonly=True)
             self._readers.append(reader)  # not under the lock: a first read would wait for a commit
         return reader.execute(STATEMENTS[statement], values).fetchall()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the database lies; None for one in memory."""
+        return None if self._path == MEMORY else Path(self._path).parent
+
+    def size_bytes(self) -> int:
+        """Of the database with its log; 0 in memory."""
+        found = 0
+        for name in () if self._path == MEMORY else (self._path, f"{self._path}-wal"):
+            with contextlib.suppress(FileNotFoundError):  # the log goes with the last connection
+                found += os.stat(name).st_size
+        return found
+
+    def still(self) -> AbstractContextManager[object]:
+        """While this is held nobody changes memory: for a look at it that needs no transaction."""
+        return self._lock
 
     def run_batch(self, calls: Iterable[Callable[[], T]]) -> list[T | Exception]:
         """Run the calls in one transaction, a savepoint each: one that raises loses only its own work.
@@ -150,6 +176,9 @@ class Ledger(ABC):
         self._open = False
         self._restorers.clear()
         self.settle()
+        if self._audited:
+            self._audited = False
+            self.on_audit()
         failpoint("ledger.committed")
 
     def _begin(self) -> None:

@@ -16,6 +16,8 @@ from cis490.files import is_safe_name
 from training.fleet.manifest_faults import Fault, Faults, TrainingManifestError, shown
 from training.fleet.manifest_hosts import read_hosts
 from training.fleet.manifest_jobs import read_jobs
+from training.fleet.manifest_notify import read_notify
+from training.fleet.manifest_retention import read_retention
 from training.fleet.manifest_table import Table
 from training.fleet.toml_lines import index_lines
 from training.fleet.types import (
@@ -47,7 +49,7 @@ DEFAULT_NAME = "cis490"
 _MAX_PATH_CHARS = 500
 _MAX_REASON_CHARS = 200
 
-TOP_KEYS = ("name", "policy", "dataset", "hosts", "jobs")
+TOP_KEYS = ("name", "policy", "dataset", "retention", "notify", "hosts", "jobs")
 POLICY_KEYS = (
     "unknown_hosts",
     "trainer",
@@ -80,10 +82,12 @@ def load(path: str | os.PathLike[str]) -> Manifest:
     return _judged(_read(Path(path)), where, Path(path).parent)
 
 
-def loads(text: str, where: str = "manifest.toml", folder: Path = Path(".")) -> Manifest:
-    """The manifest in a text. `where` names it in messages, and `[dataset] file` is relative to `folder`.
-    Raises TrainingManifestError."""
-    return _judged(text.encode("utf-8", "surrogatepass"), where, folder)
+def loads(
+    text: str, where: str = "manifest.toml", folder: Path = Path("."), default_name: str | None = None
+) -> Manifest:
+    """The manifest in a text. `where` names it in messages, `[dataset] file` is relative to `folder`, and
+    `default_name` is what the fleet is called without a `name`. Raises TrainingManifestError."""
+    return _judged(text.encode("utf-8", "surrogatepass"), where, folder, default_name)
 
 
 def _read(path: Path) -> bytes:
@@ -91,33 +95,41 @@ def _read(path: Path) -> bytes:
     hint = f"copy etc/training_manifest.toml.example there, or name another file in ${PATH_VARIABLE}"
     try:
         if path.exists() and not path.is_file():
-            raise _refused(str(path), "is a folder or a device", "the manifest, a TOML file")
+            raise _refused(
+                str(path), "is a folder or a device", "the manifest, a TOML file", hint, code="E101"
+            )
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _refused(str(path), "there is no such file", "the manifest, a TOML file", hint) from None
+        found, expected = "there is no such file", "the manifest, a TOML file"
+        raise _refused(str(path), found, expected, hint, code="E101") from None
     except (OSError, ValueError) as error:
-        raise _refused(str(path), f"cannot be read ({error})", "the manifest, a TOML file", hint) from None
+        found, expected = f"cannot be read ({error})", "the manifest, a TOML file"
+        raise _refused(str(path), found, expected, hint, code="E101") from None
 
 
-def _judged(data: bytes, where: str, folder: Path) -> Manifest:
+def _judged(data: bytes, where: str, folder: Path, default_name: str | None = None) -> Manifest:
     text = _decoded(data, where)
     document = _parsed(text, where)
     faults = Faults(where, index_lines(text))
-    manifest = _assembled(document, faults, where, folder, digest=sha256_bytes(data))
+    stem = default_name or Path(where).stem
+    manifest = _assembled(document, faults, where, folder, stem, digest=sha256_bytes(data))
     faults.raise_if_any()
     return manifest
 
 
 def _decoded(data: bytes, where: str) -> str:
     if len(data) > MAX_BYTES:
-        raise _refused(where, f"the file has more than {MAX_BYTES} bytes", "a manifest of at most 4 MiB")
+        found = f"the file has more than {MAX_BYTES} bytes"
+        hint = f"name the right file with --manifest or ${PATH_VARIABLE}"
+        raise _refused(where, found, "a manifest of at most 4 MiB", hint, code="E102")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        raise _refused(where, found, "a text file in UTF-8", "save it as UTF-8", line=line) from None
+        hint = "save it as UTF-8"
+        raise _refused(where, found, "a text file in UTF-8", hint, code="E103", line=line) from None
     return text.removeprefix("\ufeff")  # the byte order mark that Windows editors write
 
 
@@ -134,6 +146,8 @@ _SYNTAX_HINTS = (
     ("Duplicate", "the same key stands twice"),
     ("Expected '='", "every line is a [table], a key = value or a # comment"),
 )
+_SYNTAX_HINT = "compare the line with etc/training_manifest.toml.example"
+_KEY = re.compile(r"\s*\[*\s*([A-Za-z0-9_.-]{1,60})")
 
 
 def _parsed(text: str, where: str) -> dict[str, object]:
@@ -142,11 +156,13 @@ def _parsed(text: str, where: str) -> dict[str, object]:
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(str(error), text, where) from None
     except RecursionError:
-        raise _refused(where, "lists or tables are nested too deeply", "at most a few levels") from None
+        found, hint = "lists or tables are nested too deeply", "write [[hosts]] and [[jobs]], not one list"
+        raise _refused(where, found, "at most a few levels", hint, code="E105") from None
     except ValueError:  # what int() says to more than 4300 digits
         endless = _ENDLESS_NUMBER.search(text)
         line = text.count("\n", 0, endless.start()) + 1 if endless else None
-        raise _refused(where, "a number has thousands of digits", "numbers of 64 bits", line=line) from None
+        found, hint = "a number has thousands of digits", "write at most 18 digits"
+        raise _refused(where, found, "numbers of 64 bits", hint, code="E106", line=line) from None
     return document
 
 
@@ -158,34 +174,39 @@ def _syntax_error(message: str, text: str, where: str) -> TrainingManifestError:
     else:
         line, place = int(position[1]), f"column {position[2]}"
     reason = shown(_POSITION.sub("", message), _MAX_REASON_CHARS)
-    hint = next((hint for part, hint in _SYNTAX_HINTS if part in reason or part == place), "")
-    return _refused(where, f"{place}: {reason}", "valid TOML", hint, line=line)
+    hint = next((hint for part, hint in _SYNTAX_HINTS if part in reason or part == place), _SYNTAX_HINT)
+    written = (text.splitlines() or [""])[min(line, text.count("\n") + 1) - 1 :]
+    key = _KEY.match(written[0]) if written else None
+    found = f"{place}: {reason}"
+    return _refused(where, found, "valid TOML", hint, code="E104", line=line, key=key[1] if key else "")
 
 
 def _refused(
-    source: str, found: str, expected: str, hint: str = "", *, line: int | None = None
+    source: str, found: str, expected: str, hint: str, *, code: str, line: int | None = None, key: str = ""
 ) -> TrainingManifestError:
     """An error that ends the reading at once."""
-    return TrainingManifestError((Fault(line, "", found, expected, hint, source),))
+    return TrainingManifestError((Fault(line, "", found, expected, hint, source, key, code),))
 
 
 def _assembled(
-    document: dict[str, object], faults: Faults, where: str, folder: Path, digest: str
+    document: dict[str, object], faults: Faults, where: str, folder: Path, stem: str, digest: str
 ) -> Manifest:
     top = Table(faults, (), "", document)
     if not document:
-        top.add_whole("the file declares nothing", "[[hosts]] and [[jobs]]", "was it saved half-way?")
+        hint = "was it saved half-way? begin with etc/training_manifest.toml.example"
+        top.add_whole("the file declares nothing", "[[hosts]] and [[jobs]]", hint, code="E107")
     top.reject_unknown(TOP_KEYS)
     policy = _read_policy(top.table("policy"))
     hosts = read_hosts(document.get("hosts"), faults)
     closed = bool(hosts) and policy.unknown_hosts == "deny"
-    stem = Path(where).stem
     return Manifest(
         name=top.name("name", stem if is_safe_name(stem) else DEFAULT_NAME),
         hosts=hosts,
         jobs=read_jobs(document.get("jobs"), faults, tuple(hosts) if closed else None),
         policy=policy,
         dataset=_read_dataset(top.table("dataset"), folder),
+        retention=read_retention(top.table("retention")),
+        notify=read_notify(top.table("notify")),
         path=where,
         digest=digest,
     )
@@ -215,11 +236,13 @@ def _read_dataset(table: Table | None, folder: Path) -> DatasetPin | None:
     dataset_id = table.text("id", None, "64 hex digits in lower case", required=True)
     name = table.text("file", None, "the path of a packed data set", required=True)
     if dataset_id is not None and not is_digest(dataset_id):
-        table.refuse("id", "64 hex digits in lower case")
+        hint = "write the id that packing the data set printed"
+        table.refuse("id", "64 hex digits in lower case", hint)
     if name is None:
         return None
     path = os.path.abspath(folder / name)
     if not os.path.isfile(path):
         expected = f"a file; there is none at {shown(path, _MAX_PATH_CHARS)}"
-        table.refuse("file", expected, "a relative path starts at the manifest's folder")
+        hint = "write the path from the manifest's folder, or the whole path"
+        table.refuse("file", expected, hint, code="E121")
     return DatasetPin(dataset_id or "", path)

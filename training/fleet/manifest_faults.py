@@ -21,7 +21,7 @@ _MAX_INT_BITS = 63
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing to mend. The texts join to `where: found; expected ...; hint`."""
+    """One thing to mend. The texts join to `where: found; expected ...; hint  [code]`."""
 
     line: int | None
     """In the manifest, from 1; None when it is about the file as a whole."""
@@ -32,12 +32,20 @@ class Fault:
     hint: str = ""
     source: str = "manifest.toml"
     """The file, as the operator named it."""
+    key: str = ""
+    """The key at fault, as in `hyper.hidden`; empty when it is about the file as a whole."""
+    code: str = "E112"
+    """Stable; `cis490-jobs explain CODE` says more."""
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}:{self.line}"
         expected = f"expected {self.expected}" if self.expected else ""
         text = "; ".join(part for part in (self.found, expected, self.hint) if part)
-        return ": ".join(part for part in (place, self.where, text) if part)
+        return ": ".join(part for part in (place, self.where, text) if part) + f"  [{self.code}]"
+
+    def public(self) -> dict[str, str | int | None]:
+        """As JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class TrainingManifestError(Exception):
@@ -62,9 +70,12 @@ class Faults:
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, path: Path, where: str, found: str, expected: str = "", hint: str = "") -> None:
-        """`path` leads to the key at fault; its line is looked up."""
-        self._found.append(Fault(self.lines.line(path), where, found, expected, hint, self.source))
+    def add(
+        self, path: Path, where: str, found: str, expected: str, hint: str, *, key: str, code: str = "E112"
+    ) -> None:
+        """`path` leads to what is at fault; its line is looked up."""
+        line = self.lines.line(path)
+        self._found.append(Fault(line, where, found, expected, hint, self.source, key, code))
 
     def raise_if_any(self) -> None:
         """Raises TrainingManifestError with all faults, those of one line in the order they were found."""
@@ -106,8 +117,27 @@ def one_of(choices: Sequence[str]) -> str:
 
 def suggestion(word: object, choices: Sequence[str]) -> str:
     """`did you mean gbt?`, or nothing when no choice is close."""
-    if not isinstance(word, str):
-        return ""
-    same = next((choice for choice in choices if choice.lower() == word.lower()), None)
-    close = same or did_you_mean(word, choices)
+    close = nearest(word, choices)
     return f"did you mean {close}?" if close else ""
+
+
+def nearest(word: object, choices: Sequence[str]) -> str | None:
+    """The choice that was most likely meant: one slip of the pen away, or else much like it."""
+    if not isinstance(word, str) or len(word) > _MAX_SHOWN_CHARS:
+        return None
+    lower = word.lower()
+    slips = [choice for choice in choices if _is_one_slip(lower, choice.lower())]
+    likely = [choice for choice in slips if choice[:1].lower() == lower[:1]] or slips
+    return next(iter(likely), None) or did_you_mean(word, choices)
+
+
+def _is_one_slip(word: str, meant: str) -> bool:
+    """Equal, or one letter more, less or other, or two neighbours swapped."""
+    if abs(len(word) - len(meant)) > 1:
+        return False
+    same = next((at for at, (a, b) in enumerate(zip(word, meant, strict=False)) if a != b), None)
+    if same is None:
+        return True
+    rest, other = word[same:], meant[same:]
+    swapped = rest[:2] == other[1::-1] and rest[2:] == other[2:]
+    return rest[1:] == other[1:] or rest[1:] == other or rest == other[1:] or swapped

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from cis490.files import is_safe_name
 from training.fleet.manifest_faults import Faults, described, shown
-from training.fleet.manifest_table import NAME_RULE, Table
+from training.fleet.manifest_table import NAME_RULE, Table, as_name
 from training.fleet.types import Capability, Gpu, HostSpec
 from training.trainer.options import MODELS
 
@@ -27,6 +27,8 @@ def read_hosts(value: object, faults: Faults) -> dict[str, HostSpec]:
                 f'the name "{name}" is taken by the host in line {hosts[name].lines[""]}',
                 "one table for each host",
                 "merge the two, or rename one",
+                key="name",
+                code="E116",
             )
         elif name:
             hosts[name] = _read_host(table, name)
@@ -40,7 +42,10 @@ def _host_tables(value: object, faults: Faults) -> Iterator[tuple[Table, str]]:
     elif isinstance(value, dict):
         yield from _named_hosts(value, faults)
     elif value is not None:
-        faults.add(("hosts",), "", f"hosts is {described(value)}", "a table for each host", "write [[hosts]]")
+        found = f"hosts is {described(value)}"
+        faults.add(
+            ("hosts",), "", found, "a table for each host", "write [[hosts]]", key="hosts", code="E115"
+        )
 
 
 def _listed_hosts(items: list[object], faults: Faults) -> Iterator[tuple[Table, str]]:
@@ -48,7 +53,8 @@ def _listed_hosts(items: list[object], faults: Faults) -> Iterator[tuple[Table, 
         path = ("hosts", position)
         where = f"hosts[{position}]"
         if not isinstance(item, dict):
-            faults.add(path, "", f"{where} is {described(item)}", "a table", "write [[hosts]]")
+            found = f"{where} is {described(item)}"
+            faults.add(path, "", found, "a table", "write [[hosts]]", key=where, code="E115")
             continue
         if isinstance(item.get("name"), str):
             where = f"{where} {described(item['name'])}"
@@ -62,13 +68,16 @@ def _named_hosts(items: dict[str, object], faults: Faults) -> Iterator[tuple[Tab
         where = f"hosts.{shown(name)}"
         if not isinstance(item, dict):
             hint = "write [[hosts]] with two brackets, or [hosts.NAME]"
-            faults.add(path, "", f"{where} is {described(item)}", "a table for a host", hint)
+            found = f"{where} is {described(item)}"
+            faults.add(path, "", found, "a table for a host", hint, key=where, code="E115")
         elif not is_safe_name(name):
-            faults.add(path, "", f"hosts.{described(name)} is no host name", NAME_RULE)
+            key, hint = f"hosts.{described(name)}", f"write [hosts.{as_name(name).replace('.', '-')}]"
+            faults.add(path, "", f"{key} is no host name", NAME_RULE, hint, key=key, code="E114")
         else:
             table = Table(faults, path, where, item)
             if item.get("name", name) != name:
-                table.add("name", f"is {described(item['name'])}", f'"{name}", as the table is called')
+                found, expected = f"is {described(item['name'])}", f'"{name}", as the table is called'
+                table.add("name", found, expected, "remove this line: the table has the name", code="E120")
             yield table, name
 
 
@@ -131,6 +140,8 @@ def _check_gpu_sense(table: Table, capability: Capability) -> None:
     vram = capability.vram_gib
     if vram is not None and largest is not None and vram != largest:
         expected = f"{largest:g}, the largest of gpus"
-        table.add("vram_gib", f"is {vram:g}", expected, "it counts one GPU, never the sum")
+        hint = f"write vram_gib = {largest:g}: it counts one GPU, never the sum"
+        table.add("vram_gib", f"is {vram:g}", expected, hint, code="E120")
     if capability.has_cuda is False and (vram or largest):
-        table.add("has_cuda", "is false", "no gpus and no vram_gib beside it", "drop one of them")
+        hint = "write has_cuda = true, or remove gpus and vram_gib"
+        table.add("has_cuda", "is false", "no gpus and no vram_gib beside it", hint, code="E120")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from training.fleet.identity import job_id
-from training.fleet.manifest_faults import Faults, described
+from training.fleet.manifest_faults import Faults, described, suggestion
 from training.fleet.manifest_table import INT_MAX, Table
 from training.fleet.types import HyperValue, JobSpec, OnChange
 from training.trainer.options import (
@@ -16,12 +16,13 @@ from training.trainer.options import (
     SEED_MAX,
     SPLIT_RECIPES,
     HyperFault,
+    Option,
     check_hyper,
     effective_hyper,
     expected_text,
 )
 
-JOB_KEYS = tuple(field.name for field in fields(JobSpec) if field.name not in ("job_id", "line"))
+JOB_KEYS = tuple(field.name for field in fields(JobSpec) if field.name not in ("job_id", "line", "lines"))
 ON_CHANGES: tuple[OnChange, ...] = ("keep", "retrain")
 
 
@@ -32,7 +33,8 @@ def read_jobs(value: object, faults: Faults, host_names: Sequence[str] | None) -
         return ()
     if not isinstance(value, list):
         hint = "write [[jobs]] with two brackets" if isinstance(value, dict) else "write [[jobs]]"
-        faults.add(("jobs",), "", f"jobs is {described(value)}", "a list of tables", hint)
+        found = f"jobs is {described(value)}"
+        faults.add(("jobs",), "", found, "a list of tables", hint, key="jobs", code="E115")
         return ()
     return _Jobs(faults, host_names).read(value)
 
@@ -53,8 +55,11 @@ class _Jobs:
                 if spec is not None:
                     specs.append(spec)
             else:
-                found = f"jobs[{position}] is {described(item)}"
-                self._faults.add(("jobs", position), "", found, "a table", "write [[jobs]]")
+                key = f"jobs[{position}]"
+                found = f"{key} is {described(item)}"
+                self._faults.add(
+                    ("jobs", position), "", found, "a table", "write [[jobs]]", key=key, code="E115"
+                )
         return tuple(specs)
 
     def _read(self, position: int, values: Mapping[str, object]) -> JobSpec | None:
@@ -82,7 +87,8 @@ class _Jobs:
         stall_s = table.number("stall_s", None, 0, above=True)
         if timeout_s is not None and stall_s is not None and stall_s >= timeout_s:
             expected = f"less than timeout_s, which is {timeout_s:g}"
-            table.add("stall_s", f"is {stall_s:g}", expected, "it would never be reached")
+            hint = "lower it or remove it: it would never be reached"
+            table.add("stall_s", f"is {stall_s:g}", expected, hint, code="E120")
         name = table.name("name", _default_name(table.values))
         priority = table.whole("priority", 0, -INT_MAX - 1)
         require_cuda = table.truth("require_cuda", False)
@@ -120,6 +126,7 @@ class _Jobs:
             stall_s=stall_s,
             on_change=on_change,
             line=table.line_of(),
+            lines={key: table.line_of(key) for key in JOB_KEYS if key in table.values},
         )
 
     def _check_name(self, table: Table, name: str, here: str) -> None:
@@ -127,10 +134,12 @@ class _Jobs:
         if first == here:
             return
         if "name" in table.values:
-            table.add("name", f"is taken by {first}", "a name of its own")
+            hint = f'write name = "{name[:62]}-2"'
+            table.add("name", f"is taken by {first}", "a name of its own", hint, code="E116")
         else:
             hint = 'a job without a name is called model-mode; add name = "..."'
-            table.add_whole(f"its name is taken by {first}", "a name of its own", hint)
+            found = f"its name is taken by {first}"
+            table.add_whole(found, "a name of its own", hint, key="name", code="E116")
 
     def _check_identity(self, table: Table, identity: str, here: str) -> None:
         first = self._ids.setdefault(identity, here) if identity else here
@@ -139,6 +148,8 @@ class _Jobs:
                 f"is the same job as {first}",
                 "a difference in model, mode, hyper, split_recipe, train_hosts or seed",
                 "remove one of the two; keys at their defaults make no difference",
+                key="seed",
+                code="E117",
             )
 
 
@@ -169,14 +180,34 @@ def _read_hyper(job: Table, model: str) -> dict[str, HyperValue]:
             plain[key] = value
         else:
             verb = "holds" if isinstance(value, list) else "is"
-            table.add(key, f"{verb} {described(odd)}", expected_text(options[key]))
+            table.add(
+                key,
+                f"{verb} {described(odd)}",
+                expected_text(options[key]),
+                _default(options[key]),
+                code="E119",
+            )
     for fault in check_hyper(model, plain):
-        hint = f"did you mean {fault.did_you_mean}?" if fault.did_you_mean else ""
-        table.add(fault.key, _hyper_fault(fault, model, plain.get(fault.key)), fault.expected, hint)
+        what, known = _hyper_fault(fault, model, plain.get(fault.key)), options.get(fault.key)
+        if known is None:
+            hint = suggestion(fault.key, tuple(options)) or f"remove it: {model} has nothing like it"
+            table.add(fault.key, what, fault.expected, hint, code="E118")
+        else:
+            hint = f"did you mean {fault.did_you_mean}?" if fault.did_you_mean else _default(known)
+            if fault.expected != expected_text(known):  # it goes ill with another option
+                hint = f"write {known.name} = ... so that they agree, or change the other one"
+            table.add(fault.key, what, fault.expected, hint, code="E119")
     if not table.sound:
         return {}
     effective = effective_hyper(model, plain)
     return {key: effective[key] for key in sorted(plain)}
+
+
+def _default(option: Option) -> str:
+    """What to write when nothing better is known."""
+    value = option.default_value()
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower()
+    return f"write {option.name} = {text}, the default"
 
 
 def _hyper_fault(fault: HyperFault, model: str, value: object) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from training.fleet import eligibility
 from training.fleet.eligibility import (
+    Check,
     HostView,
     Learned,
     Requirement,
@@ -74,6 +75,8 @@ class _Fit:
     known: set[int] = field(default_factory=set)
     """The classes that were judged, and of these the ones it fits:"""
     fits: set[int] = field(default_factory=set)
+    blockers: dict[int, tuple[Check, ...]] = field(default_factory=dict)
+    """For classes that it does not fit, why not, once somebody has asked."""
 
 
 class Matcher:
@@ -112,11 +115,17 @@ class Matcher:
         for class_id, key in self._connection.execute(STATEMENTS["classes"]):
             self._know(class_id, _parse(key))
         self.drained = dict(self._connection.execute(STATEMENTS["drained"]).fetchall())
+        paused = self._connection.execute(STATEMENTS["fleet_paused"]).fetchone()
+        self.pause(None if paused is None else paused["reason"])
 
     def policy(self, rules: Rules, hosts: Mapping[str, HostSpec]) -> None:
-        """A new manifest is in force."""
-        self.rules, self.hosts = rules, hosts
+        """A new manifest is in force. A pause of the fleet stays."""
+        self.rules, self.hosts = replace(rules, paused_reason=self.rules.paused_reason), hosts
         self._fits.clear()
+
+    def pause(self, reason: str | None) -> None:
+        """The fleet is paused for this reason; None: it is not. Nothing that is known of who fits what changes."""
+        self.rules = replace(self.rules, paused_reason=reason)
 
     # -- classes
 
@@ -126,6 +135,14 @@ class Matcher:
 
     def requirement(self, class_id: int) -> Requirement:
         return self._requirements[class_id]
+
+    def knows(self, class_id: int) -> bool:
+        """Was this class read, or made, since the start? A reader of the database may see one a moment earlier."""
+        return class_id in self._requirements
+
+    def requirements(self) -> dict[int, Requirement]:
+        """What each class asks of a host."""
+        return dict(self._requirements)
 
     def wishing(self) -> list[int]:
         """The classes whose jobs wait for something that a grace period ends."""
@@ -290,7 +307,7 @@ class Matcher:
         host's state, and for classes with a preference whether a better live host could take the job.
         """
         fitting = self.fitting(host, heads.keys())
-        if not fitting or not host.is_ready:
+        if not fitting or not host.is_ready or self.rules.paused_reason is not None:
             return None
         best: int | None = None
         best_order: tuple[int, int] | None = None
@@ -308,22 +325,40 @@ class Matcher:
 
     def waiting_for(self, host: HostView, waiting: Mapping[int, int]) -> int:
         """How many waiting jobs this host's policy and capability fit; `waiting` counts them per class."""
-        known = self._requirements
-        return sum(
-            n for key, n in waiting.items() if key in known and eligibility.fits(known[key], host, self.rules)
-        )
+        known = waiting.keys() & self._requirements.keys()
+        return sum(waiting[class_id] for class_id in self.fitting(host, known))
 
     def fitting(self, host: HostView, classes: AbstractSet[int]) -> set[int]:
         """Those of the classes that the host's policy and capability fit."""
-        found = self._fits.get(host.name)
-        if found is None or found.spec is not host.spec or found.effective != host.capability:
-            found = _Fit(host.spec, host.capability, host.capability)
+        found = self._fit_of(host)
         for class_id in classes - found.known:
             found.known.add(class_id)
             self.judged += 1
             if eligibility.fits(self._requirements[class_id], host, self.rules):
                 found.fits.add(class_id)
         return found.fits & classes
+
+    def blockers(self, host: HostView, class_id: int) -> tuple[Check, ...]:
+        """The checks of policy and capability that keep this host from a class; none when it fits."""
+        if self.fitting(host, {class_id}):
+            return ()
+        known = self._fit_of(host).blockers
+        if class_id not in known:
+            all_of_them = eligibility.static_checks(self._requirements[class_id], host, self.rules)
+            known[class_id] = tuple(check for check in all_of_them if not check.ok)
+        return known[class_id]
+
+    def _fit_of(self, host: HostView) -> _Fit:
+        """What is cached of this very view; an empty one, kept by nobody, for a view that is not the fleet's own."""
+        found = self._fits.get(host.name)
+        same = found is not None and found.spec is host.spec
+        if (
+            found is None
+            or not same
+            or (found.effective is not host.capability and found.effective != host.capability)
+        ):
+            return _Fit(host.spec, host.capability, host.capability)
+        return found
 
     def known_to_fit_none(self, name: str, detected: Capability, classes: AbstractSet[int]) -> bool:
         """Is it known already that a host of the manifest in force, if it called with this, fits none of them?"""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from training.fleet import wire
+from training.fleet import wire_headers
 
 if TYPE_CHECKING:
     from training.fleet.endpoint import Endpoint
 
 _HEADERS = {
-    "worker": ((wire.HEADER_HOST, True), (wire.HEADER_LEASE_TOKEN, False)),
-    "operator": ((wire.HEADER_OPERATOR_TOKEN, True),),
+    "worker": ((wire_headers.HEADER_HOST, True), (wire_headers.HEADER_LEASE_TOKEN, False)),
+    "operator": ((wire_headers.HEADER_OPERATOR_TOKEN, True),),
     "anyone": (),
 }
 
@@ -28,10 +28,12 @@ def document(routes: Sequence[Endpoint]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         schema = by_type[route.body] if route.body is not None else None
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema)
+        paths.setdefault(route.path.replace(":path}", "}"), {})[route.method.lower()] = _operation(
+            route, schema
+        )
     return {
         "openapi": "3.1.0",
-        "info": {"title": "CIS490 trainer-receiver", "version": wire.PROTOCOL},
+        "info": {"title": "CIS490 trainer-receiver", "version": wire_headers.PROTOCOL},
         "paths": paths,
         "components": {"schemas": components},
     }
@@ -40,7 +42,7 @@ def document(routes: Sequence[Endpoint]) -> dict[str, Any]:
 def _operation(route: Endpoint, schema: dict[str, Any] | None) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"{(\w+)}", route.path)
+        for name in re.findall(r"{(\w+)(?::path)?}", route.path)
     ]
     parameters += [
         {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
@@ -59,6 +61,11 @@ def _operation(route: Endpoint, schema: dict[str, Any] | None) -> dict[str, Any]
         binary = {"type": "string", "format": "binary"}
         operation["requestBody"] = {"content": {"application/zstd": {"schema": binary}}}
         operation["parameters"].append(
-            {"name": wire.HEADER_SHA256, "in": "header", "required": True, "schema": {"type": "string"}}
+            {
+                "name": wire_headers.HEADER_SHA256,
+                "in": "header",
+                "required": True,
+                "schema": {"type": "string"},
+            }
         )
     return operation

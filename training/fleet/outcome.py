@@ -16,6 +16,7 @@ from typing import Any
 
 from training.fleet.guard_rules import EndReason
 from training.fleet.guard_wire import TrainerEnd
+from training.fleet.reports import thinned
 from training.fleet.types import FailClass, Figure
 from training.fleet.wire import MAX_ERROR_CHARS, FailRequest, Progress
 
@@ -39,6 +40,7 @@ _FAIL_CLASS_OF_END: Mapping[EndReason, FailClass] = {
 
 MAX_LINE_CHARS = 2000
 MAX_METRICS = 32
+MAX_UNTAKEN = 1024
 _STDERR_CHARS = MAX_ERROR_CHARS - 2 * MAX_LINE_CHARS
 _SIGKILL = 9  # absent from `signal` on Windows
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
@@ -140,6 +142,7 @@ class ProgressReader:
         self.metrics: Mapping[str, Figure] = {}
         """Of the `result` line."""
         self._rest = b""
+        self._points: list[Progress] = []
 
     def feed(self, data: bytes) -> bool:
         """Take the next bytes; True when they completed at least one line of progress, of whatever kind.
@@ -176,6 +179,15 @@ class ProgressReader:
                     progress.event, progress.step, progress.total, unit, progress.loss, progress.metric
                 )
             self.latest = progress
+            if progress.step is not None and progress.event != "start":
+                self._points.append(progress)
+                if len(self._points) > MAX_UNTAKEN:
+                    self._points = thinned(self._points, MAX_UNTAKEN // 2)
+
+    def take_points(self) -> list[Progress]:
+        """The lines with a step since the last call; thinned when nobody asked for long."""
+        found, self._points = self._points, []
+        return found
 
 
 def _json_object(line: bytes) -> Mapping[str, Any] | None:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO, cast
+from typing import cast
 
-from cis490.digest import is_digest, sha256_file
-from cis490.files import is_safe_name
-from training.fleet import naming
+from cis490.digest import sha256_file
 from training.fleet.bundle import BundleError, extract
 from training.fleet.client import FleetClient
-from training.fleet.tables import Row, row_of, size, text_of
+from training.fleet.tables import Row, row_of, size
 from training.trainer.options import LEAKY_RECIPES
 
-NAMELESS = "artifact"
 METRICS_FILE, CONFIG_FILE = "metrics.json", "config.json"
 MAX_METRICS_BYTES = 1024 * 1024
 MOST_METRICS = 20
-EVERY_S = 10.0
-"""Between two progress lines where they cannot be overwritten."""
-REDRAW_S = 0.2
 
 
 class PullError(Exception):
@@ -31,50 +25,6 @@ class PullError(Exception):
 
 Progress = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all)."""
-
-
-class ProgressLine:
-    """How far a download is: redrawn in place on a terminal, else a line each 10 s."""
-
-    def __init__(self, err: TextIO, in_place: bool, now_s: Callable[[], float]) -> None:
-        self._err = err
-        self._in_place = in_place
-        self._now_s = now_s
-        self._next_s = now_s() + (REDRAW_S if in_place else EVERY_S)
-        self._drawn = False
-
-    def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        now = self._now_s()
-        if now < self._next_s:
-            return
-        self._next_s = now + (REDRAW_S if self._in_place else EVERY_S)
-        share = f" ({100 * done_bytes // total_bytes} %)" if total_bytes else ""
-        line = f"downloading: {size(done_bytes)} of {size(total_bytes)}{share}"
-        print(f"\r{line:<60}" if self._in_place else line, end="" if self._in_place else "\n", file=self._err)
-        self._err.flush()
-        self._drawn = self._in_place
-
-    def close(self) -> None:
-        """End the redrawn line, so that what follows starts on its own."""
-        if self._drawn:
-            print(file=self._err)
-            self._drawn = False
-
-
-def artifact_of(jobs: Sequence[Row], word: str) -> tuple[str, str]:
-    """(artifact id, name for its folder) of the job or artifact that `word` names.
-
-    Raises PullError when the job has no artifact, NotNamed when nothing is called so.
-    """
-    job = naming.find_artifact(jobs, word)
-    if job is None and is_digest(word) and all(text_of(known, "job_id") != word for known in jobs):
-        return word, NAMELESS  # of an earlier generation: no row names it any more, the store has it
-    job = job or naming.find_job(jobs, word)
-    artifact, name = text_of(job, "artifact_id"), text_of(job, "name")
-    if not is_digest(artifact):
-        state = text_of(job, "status")
-        raise PullError(f"{name} has no artifact yet: it is {state}\n  next: cis490-jobs show {name}")
-    return artifact, name if is_safe_name(name) else NAMELESS
 
 
 def pull(

@@ -14,6 +14,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from cis490.failpoints import failpoint
@@ -27,7 +28,8 @@ from training.fleet.lifecycle import Decision, Move, Refusal, decide, status_of
 from training.fleet.matching import Head
 from training.fleet.queue_state import QueueState
 from training.fleet.rows import AttemptEnd, AttemptRow, JobRow, Outcome
-from training.fleet.specs import Reference
+from training.fleet.situation import Situation
+from training.fleet.specs import Reference, rules_of
 from training.fleet.types import (
     AllowedDevice,
     Capability,
@@ -70,6 +72,8 @@ class JobQueue(QueueState):
 
     _graces: tuple[float, float] | None = None
     """The grace periods that the `ready_at` of waiting jobs were made with; None since the start."""
+    job_lines: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    """Where the manifest in force states what of which job: job id -> key -> line."""
 
     def close(self) -> None:
         """Write what only memory knew (last heartbeats) and close the database."""
@@ -114,7 +118,10 @@ class JobQueue(QueueState):
         with self.atomic():
             self.policy = manifest.policy
             self.reference = Reference(dataset, trainer_digest)
-            self.matcher.policy(_rules(manifest, trainer_digest), manifest.hosts)
+            self.matcher.policy(rules_of(manifest, trainer_digest), manifest.hosts)
+            before = self.job_lines
+            self.on_rollback(lambda: setattr(self, "job_lines", before))
+            self.job_lines = {job.job_id: job.lines for job in manifest.jobs}
             if _graces(manifest.policy) != self._graces:
                 self._graces = _graces(manifest.policy)
                 self.begin_graces_anew()
@@ -133,6 +140,8 @@ class JobQueue(QueueState):
             counts = catalog.sync(self, jobs, wanted, remove_missing=remove_missing)
             self.execute("workers_resume")
             for name, seen in list(self.matcher.seen.items()):
+                if seen.paused_reason is not None:
+                    self.audit_host("manifest", "resume", name, seen.paused_reason)
                 self.remember(
                     name, replace(seen, paused_reason=None, failures_in_a_row=0, last_failed_job=None)
                 )
@@ -188,7 +197,7 @@ class JobQueue(QueueState):
             view = self.matcher.view_as(host, spec, now_s, self.leases.busy(host) if limited else 0)
             head = self.matcher.best(view, self._others(now_s))
             if head is None:
-                return Claim(reason=_why_nothing(view))
+                return Claim(reason=_why_nothing(view, self.matcher.rules))
             return self._grant(head, view, with_token, claim_request)
 
     def heartbeat(
@@ -324,6 +333,7 @@ class JobQueue(QueueState):
                 "upload_add", job_id=job_id, epoch=epoch, artifact_id=artifact_id, size_bytes=size_bytes,
                 at=self.clock.wall_s(),
             )  # fmt: skip
+            self.execute("removed_forget", artifact_id=artifact_id)  # it is here again
 
     def has_upload(self, job_id: str, epoch: int, artifact_id: str) -> bool:
         found = self.execute("upload_has", job_id=job_id, epoch=epoch, artifact_id=artifact_id)
@@ -421,18 +431,19 @@ class JobQueue(QueueState):
         return self.with_heartbeat(rows.job_row(found[0])) if found else None
 
     def list_jobs(
-        self, status: Status | None = None, *, kind: RowKind = "job", limit: int = MAX_LISTED
+        self, status: Status | None = None, *, kind: RowKind = "job", limit: int = MAX_LISTED, offset: int = 0
     ) -> list[JobRow]:
-        """Jobs, or with `kind` shadow runs, by priority, then age."""
+        """Jobs, or with `kind` shadow runs, by priority, then age: `limit` of them after the first `offset`."""
+        span = {"kind": kind, "limit": limit, "offset": offset}
         if status is None:
-            found = self.read("job_list", kind=kind, limit=limit)
+            found = self.read("job_list", **span)
         else:
-            found = self.read("job_list_by_status", kind=kind, status=status, limit=limit)
+            found = self.read("job_list_by_status", status=status, **span)
         return [self.with_heartbeat(rows.job_row(row)) for row in found]
 
-    def counts(self) -> dict[str, int]:
-        """Jobs by status; shadow runs are not among them."""
-        return {row["status"]: int(row["n"]) for row in self.read("job_counts")}
+    def counts(self, *, kind: RowKind = "job") -> dict[str, int]:
+        """Jobs by status; with `kind` shadow runs, which are not among them."""
+        return {row["status"]: int(row["n"]) for row in self.read("job_counts", kind=kind)}
 
     def attempts(self, job_id: str) -> list[AttemptRow]:
         return [rows.attempt_row(row) for row in self.read("attempts", job_id=job_id)]
@@ -445,25 +456,37 @@ class JobQueue(QueueState):
         with self._lock:
             return {lease.job_id: lease for lease in self.leases.all()}
 
-    def workers(self) -> list[dict[str, Any]]:
-        """Last-seen capability of every host that ever called, and how matching sees it."""
+    def workers(self, host: str | None = None) -> list[dict[str, Any]]:
+        """Last-seen capability of every host that ever called, or only of `host`, and how matching sees it."""
         waiting = {row["class_id"]: int(row["n"]) for row in self.read("class_waiting")}
         with self._lock:
             self.note_all_heard()
-            return explain.workers(self, self.clock.now_s(), waiting)
+            return explain.workers(self, self.clock.now_s(), waiting, host)
 
     def explain(self, job_id: str) -> dict[str, Any] | None:
         """Why the job is pending, host by host and constraint by constraint; None for an unknown job."""
         with self.atomic():
+            self.matcher.ripen(self.clock.now_s())
+            found = self.situation(job_id)
+        return None if found is None else explain.job(found)
+
+    def situation(self, job_id: str, *, disk: str | None = None) -> Situation | None:
+        """All that decides whether this job is handed out, at one instant; None for an unknown job. Writes nothing.
+
+        `disk`: why the receiver hands out nothing at all, if it does not.
+        """
+        with self.still():
             row = self.row(job_id)
             if row is None:
                 return None
-            now_s = self.clock.now_s()
-            if self.matcher.ripen(now_s):
-                row = self.row(job_id) or row
-            return explain.job(
-                row, self.matcher.requirement(row.class_id), self.views(now_s), self.matcher.rules
-            )
+            now_s, matcher = self.clock.now_s(), self.matcher
+            requirement = matcher.requirement(row.class_id)
+            if row.ready_at is not None and row.ready_at <= now_s:
+                requirement = eligibility.ripened(requirement)  # as the next claim will
+            hosts = tuple(self.views(now_s))
+            detected = {name: seen.capability for name, seen in matcher.seen.items()}
+            lines = self.job_lines.get(job_id, {})
+            return Situation(row, requirement, hosts, matcher.rules, detected, disk, lines)
 
     def is_admitted(self, host: str) -> bool:
         """Does the manifest in force let this host take part?"""
@@ -526,11 +549,6 @@ def _graces(policy: Policy) -> tuple[float, float]:
     return policy.prefer_cuda_grace_s, policy.same_host_s
 
 
-def _rules(manifest: Manifest, trainer_digest: str | None) -> Rules:
-    policy = manifest.policy
-    return Rules(bool(manifest.hosts), policy.unknown_hosts, policy.trainer, trainer_digest)
-
-
 def _usage(usage: Mapping[str, float | None] | None) -> dict[str, Any]:
     known = usage or {}
     return {key: known.get(key) for key in ("duration_s", "peak_rss_mib", "cpu_s")}
@@ -554,6 +572,7 @@ def _unknown(job_id: str) -> Outcome:
     return Outcome(False, None, 404, f"no job {job_id[:80]}")
 
 
-def _why_nothing(view: HostView) -> str:
-    blocked = [check.message for check in eligibility.state_checks(view) if not check.ok]
+def _why_nothing(view: HostView, rules: Rules) -> str:
+    asked = (eligibility.fleet_check(rules), *eligibility.state_checks(view))
+    blocked = [check.message for check in asked if not check.ok]
     return blocked[0] if blocked else "no pending job fits this host now"

@@ -27,6 +27,9 @@ from training.fleet.sql import STATEMENTS
 from training.fleet.types import Capability, FailClass, Policy
 from training.fleet.wire import Progress, capability_of
 
+ALWAYS_AUDITED = ("reload", "pause", "resume")
+"""Events of a job that leave an audit row though its phase stays."""
+
 
 class QueueState(Ledger):
     """Rows, leases, hosts and their audit trail. `stale_after_s` is the length of a lease."""
@@ -108,7 +111,7 @@ class QueueState(Ledger):
             self.matcher.touch(new.class_id)
         if new.status not in ("claimed", "running"):
             self.end_lease(new.job_id)
-        if old.phase != new.phase or old.generation != new.generation or event == "reload":
+        if old.phase != new.phase or old.generation != new.generation or event in ALWAYS_AUDITED:
             self.audit_add(actor, event, new.job_id, old.phase, new.phase, new.epoch, detail)
 
     def audit_add(
@@ -118,6 +121,12 @@ class QueueState(Ledger):
             "audit_add", at=self.clock.wall_s(), actor=actor, event=event, job_id=job_id, from_phase=source,
             to_phase=target, epoch=epoch, detail=detail,
         )  # fmt: skip
+
+    def audit_host(self, actor: str, event: str, host: str, detail: str) -> None:
+        """An event about a host, or with host "" about the whole fleet."""
+        self.execute(
+            "audit_host_add", at=self.clock.wall_s(), actor=actor, event=event, host=host, detail=detail
+        )
 
     def ready_at(self, class_id: int) -> float | None:
         """When a job that enters this class now loses its wish."""
@@ -211,6 +220,8 @@ class QueueState(Ledger):
             return
         failures = seen.failures_in_a_row + 1 if job_id is not None else 0
         paused = budgets.pause_reason(failures, self.policy)
+        if paused is not None and seen.paused_reason is None:
+            self.audit_host("receiver", "pause", host, paused)
         self.execute("worker_failures", host=host, failures=failures, job_id=job_id, paused_reason=paused)
         self.remember(
             host, replace(seen, failures_in_a_row=failures, last_failed_job=job_id, paused_reason=paused)
@@ -272,7 +283,7 @@ class QueueState(Ledger):
     ) -> LiveLease:
         lease = LiveLease(
             row.job_id, row.epoch, host, token, claim_request, self.clock.now_s() + self.stale_after_s, dataset_id,
-            row.status == "running", row.heartbeat_at,
+            row.status == "running", row.heartbeat_at, name=row.name,
         )  # fmt: skip
         self.leases.add(lease)
         return lease

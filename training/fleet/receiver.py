@@ -36,15 +36,18 @@ from cis490.failpoints import failpoint
 from cis490.files import free_bytes
 from cis490.locks import Held, hold
 from cis490.logs import configure, event
+from training.dashboard import app as pages
 from training.fleet import coordinator as parts
 from training.fleet import reaper, routes
 from training.fleet.coordinator import Coordinator
 from training.fleet.direct import Direct
 from training.fleet.eligibility import Rules
 from training.fleet.http_io import Problem, answer
+from training.fleet.in_process import InProcess
 from training.fleet.ledger import QueueUnavailable
 from training.fleet.manifest import TrainingManifestError, canonical_path
 from training.fleet.queue import JobQueue
+from training.fleet.request_times import RequestTimes
 from training.fleet.routes import ROUTES
 from training.fleet.store import ModelStore
 from training.fleet.types import Manifest
@@ -69,12 +72,13 @@ def make_app(
     sweep_every_s: float = 60.0,
     manifest: Manifest | None = None,
     ballast: Ballast | None = None,
+    dashboard: bool = True,
 ) -> Starlette:
     """The application over a queue and a store.
 
     The manifest's *policy* is in force from here on (its jobs enter the queue by a reload, or by
     `build`). Pass `manifest` when it is applied already. A manifest file that is broken admits no
-    host until a reload succeeds; one that does not exist names no hosts.
+    host until a reload succeeds; one that does not exist names no hosts. `dashboard` serves the pages too, at `/`.
     """
     app_parts = Coordinator(
         queue=queue,
@@ -84,6 +88,7 @@ def make_app(
         max_artifact_bytes=max_artifact_bytes,
     )
     app_parts.ballast, app_parts.sweep_every_s = ballast, sweep_every_s
+    app_parts.request_times = RequestTimes({item.handler: item.path for item in ROUTES})
     if manifest is None:
         _adopt_policy(app_parts)
     else:
@@ -101,20 +106,36 @@ def make_app(
                 ballast=ballast,
             )
         )
+        app_parts.notifier.start()
         try:
             yield
         finally:
             sweeping.cancel()
+            await app_parts.notifier.close()
+            await app_parts.cleaner.stop()
             await asyncio.to_thread(app_parts.close)
 
     app = Starlette(
         routes=[Route(item.path, item.handler, methods=[item.method]) for item in ROUTES],
         exception_handlers={**ON_ERROR, Exception: _defect},
-        middleware=[Middleware(Direct, claim=routes.claim, verbs=routes.LEASE_VERBS, on_error=ON_ERROR)],
+        middleware=[
+            Middleware(
+                Direct,
+                claim=routes.claim,
+                verbs=routes.LEASE_VERBS,
+                on_error=ON_ERROR,
+                times=app_parts.request_times,
+            )
+        ],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirect would repeat whatever Host the client sent
     app.state.coordinator = app_parts
+    if dashboard:
+        pages.mount(
+            app, InProcess(app, app_parts.operator_token), operator_token=app_parts.operator_token,
+            now_s=queue.clock.now_s, wall_s=queue.clock.wall_s,
+        )  # fmt: skip
     return app
 
 
@@ -144,8 +165,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: f"no such endpoint: {request.url.path[:200]}",
         405: f"{request.method} is not possible here",
     }
-    body = {"error": known.get(error.status_code, error.detail)}
-    out = answer(body, error.status_code)
+    text = known.get(error.status_code, error.detail)
+    if pages.wants_page(request):
+        out = await pages.error_page(request, error.status_code, text)
+    else:
+        out = answer({"error": text}, error.status_code)
     out.headers.update(error.headers or {})
     return out
 
@@ -203,6 +227,7 @@ class Settings:
     heartbeat_s: float
     sweep_every_s: float
     max_artifact_bytes: int
+    dashboard: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,24 +251,26 @@ def listen_address(text: str) -> ListenAddress:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
-            raise ValueError(
-                f'--listen-addr "{text}": a Unix socket needs an absolute path, such as unix:/run/x.sock'
-            )
+            raise _bad_address(text, "a Unix socket without an absolute path", "unix:/run/cis490.sock")
         return ListenAddress(unix_path=path)
     host, _, port_text = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
     if ":" in host and not text.startswith("["):
-        raise ValueError(
-            f'--listen-addr "{text}": an IPv6 address goes in brackets, such as [::1]:{DEFAULT_PORT}'
-        )
+        raise _bad_address(text, "an IPv6 address without brackets", f"[::1]:{DEFAULT_PORT}")
     if not port_text.isascii() or not port_text.isdecimal() or int(port_text) > 65535:
-        raise ValueError(f'--listen-addr "{text}": expected HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}')
+        raise _bad_address(text, "no port from 0 to 65535", f"127.0.0.1:{DEFAULT_PORT}")
     if not _is_loopback(host):
-        raise ValueError(
-            f'--listen-addr "{text}": with --worker-auth header the receiver listens on loopback or a Unix socket '
-            "only, because a host is whoever it says it is. Put an authenticating proxy in front."
-        )
+        found = "an address that other machines reach, while a host is whoever it says it is (--worker-auth header)"
+        hint = f"127.0.0.1:{port_text}, and put an authenticating proxy in front"
+        raise _bad_address(text, found, hint)
     return ListenAddress(host=host, port=int(port_text))
+
+
+def _bad_address(text: str, found: str, instead: str) -> ValueError:
+    return ValueError(
+        f"--listen-addr: found {text!r}, {found}; expected HOST:PORT on loopback, or unix:/PATH; "
+        f"write --listen-addr {instead}  [E201]"
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -269,6 +296,7 @@ def build(settings: Settings, manifest: Manifest, trainer: str) -> tuple[Starlet
         sweep_every_s=settings.sweep_every_s,
         manifest=manifest,
         ballast=ballast,
+        dashboard=settings.dashboard,
     )
     ballast.restore()
     return app, queue
@@ -344,20 +372,33 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-artifact-bytes", type=_bytes, default=GIB, help="larger uploads are refused (413)"
     )
+    parser.add_argument(
+        "--no-dashboard", action="store_true", help="serve the interface below /v1/ only, no pages"
+    )
     return parser
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 < value < 1e7:
-        raise argparse.ArgumentTypeError(f"{text}: expected seconds, more than 0")
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}; expected seconds above 0, at most 10000000; write a number, such as 60  [E203]"
+        )
     return value
 
 
 def _bytes(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of bytes, more than 0")
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}; expected a whole number of bytes above 0; write a number, such as {GIB}  [E203]"
+        )
     return value
 
 
@@ -399,14 +440,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.heartbeat_s >= args.stale_after_s:
         return _refuse(
             EXIT_CONFIG,
-            f"--heartbeat-s {args.heartbeat_s:g} must be less than --stale-after-s {args.stale_after_s:g}: "
-            "a worker that reports no more often than its lease lasts loses every job",
+            f"--heartbeat-s: found {args.heartbeat_s:g}; expected less than --stale-after-s, which is "
+            f"{args.stale_after_s:g}: a worker that reports no more often than its lease lasts loses every job; "
+            f"write --heartbeat-s {args.stale_after_s / 20:g}  [E202]",
         )
     settings = Settings(
         listen=listen, manifest=args.manifest, db=args.db, store_root=args.store_root,
         incoming_root=args.incoming_root, index_path=args.index_path,
         operator_token=os.environ.get(args.operator_token_env), stale_after_s=args.stale_after_s,
         heartbeat_s=args.heartbeat_s, sweep_every_s=args.sweep_every_s, max_artifact_bytes=args.max_artifact_bytes,
+        dashboard=not args.no_dashboard,
     )  # fmt: skip
     try:
         settings.db.parent.mkdir(parents=True, exist_ok=True)
@@ -439,10 +482,6 @@ def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
         return _refuse(
             EXIT_UNAVAILABLE, f"it cannot listen on {listen}: {error}. Is another program using it?"
         )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal once more after its orderly end; then there is still the database to close
-        signal.signal(number, lambda *_: None)
-    event(log, "receiver.listening", address=_shown(bound))
 
     class Server(uvicorn.Server):
         """Answers the claims that wait before it lets the connections end."""
@@ -451,9 +490,14 @@ def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
             app.state.coordinator.stop_waiting()
             super().handle_exit(sig, frame)
 
+    server = Server(server_config(app))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Before uvicorn listens to signals one ends it as soon as it runs. After its orderly end it raises them once
+        # more; then there is still the database to close.
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    event(log, "receiver.listening", address=_shown(bound))
     gc.freeze()  # what was imported stays: the collector need not walk through it again while requests wait
     failpoint("receiver.before_listening")
-    server = Server(server_config(app))
     server.run(sockets=[bound])
     failpoint("receiver.before_close")
     queue.close()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from training.fleet.render import (
     ACTIVE,
+    STATE_STYLES,
     View,
-    failed_checks,
     handle,
-    message_of,
     progress_text,
     since,
     state_word,
@@ -19,7 +18,6 @@ from training.fleet.render import (
 )
 from training.fleet.render_models import metrics_text
 from training.fleet.tables import (
-    GAP,
     Row,
     count_of,
     duration,
@@ -51,7 +49,9 @@ def show(view: View, job: Row) -> list[str]:
         rows += [["attempt", figure(dict(attempt))] for attempt in attempts]
         rows += [["audit", figure(dict(event))] for event in audit]
         return tsv(["FIELD", "VALUE"], rows)
-    out = [f"{text_of(job, 'name')}  {state_word(text_of(job, 'status'))}{_where(job)}"]
+    status = text_of(job, "status")
+    state = view.paint(state_word(status), STATE_STYLES.get(status, ""))
+    out = [f"{view.paint(text_of(job, 'name'), 'strong')}  {state}{_where(job)}"]
     for key, value in fields:
         out += _field(key, value, view.columns)
     if job.get("last_error"):
@@ -182,163 +182,6 @@ def _next_command(job: Row) -> str:
     return f"cis490-jobs {verb} {handle(job)}" if verb else "cis490-jobs status"
 
 
-# --- why ---------------------------------------------------------------------------------------------
-
-
-def why_job(view: View, answer: Row) -> list[str]:
-    """`why JOB`: host by host and constraint by constraint, what was wanted and what was found."""
-    hosts, own = rows_of(answer, "hosts"), rows_of(answer, "job_checks")
-    if view.width is None:
-        rows = [["-", "-", *_check_cells(check)] for check in own]
-        rows += [
-            [text_of(host, "host"), figure(host.get("live")), *_check_cells(check)]
-            for host in hosts
-            for check in rows_of(host, "checks")
-        ]
-        return tsv(["HOST", "LIVE", "CONSTRAINT", "OK", "WANTED", "FOUND", "MESSAGE", "HINT"], rows)
-    summary = text_of(answer, "summary") or f"{text_of(answer, 'name')} is {text_of(answer, 'status')}"
-    out = textwrap.wrap(summary, view.columns, break_on_hyphens=False)
-    bad = failed_checks(answer, "job_checks")
-    out += [f"  the job itself: {message_of(check)}" for check in bad]
-    if not hosts:
-        out += ["no host is known: none in the manifest, none has reported"]
-    else:
-        out += [*_matrix(hosts, view.columns), "", *_verdicts(view, hosts)]
-    return out + _hints([*bad, *(check for host in hosts for check in failed_checks(host))], view.columns)
-
-
-def _check_cells(check: Row) -> list[str]:
-    texts = [text_of(check, key) for key in ("wanted", "found", "message", "hint")]
-    return [text_of(check, "constraint"), figure(bool(check.get("ok"))), *texts]
-
-
-def _matrix(hosts: Sequence[Row], columns: int) -> list[str]:
-    """A column for each constraint that some host fails; those that all meet follow as a sentence. Each block
-    begins with an empty line."""
-    checks = [{text_of(check, "constraint"): check for check in rows_of(host, "checks")} for host in hosts]
-    names = list(dict.fromkeys(name for found in checks for name in found))
-    met = [name for name in names if all(found[name].get("ok") for found in checks if name in found)]
-    open_columns = [_matrix_column(name, checks) for name in names if name not in met]
-    out: list[str] = []
-    first = ["HOST", "wanted", *(text_of(host, "host") for host in hosts)]
-    for block in _fitting(first, open_columns, columns):
-        out += ["", *_joined([first, *block])]
-    wants = [_wish(name, checks) for name in met]
-    if wants:
-        out += ["", *textwrap.wrap(f"met by every host: {'; '.join(wants)}", columns, subsequent_indent="  ")]
-    return out
-
-
-def _wish(name: str, checks: Sequence[Mapping[str, Row]]) -> str:
-    wanted = {text_of(found[name], "wanted") for found in checks if name in found}
-    return f"{name} ({wanted.pop()})" if len(wanted) == 1 else name
-
-
-def _matrix_column(name: str, checks: Sequence[Mapping[str, Row]]) -> list[str]:
-    """Heading, what is wanted (if the same of all hosts), then a cell a host: what was found, ok or NO."""
-    wanted = {text_of(found[name], "wanted") for found in checks if name in found}
-    alike = len(wanted) == 1
-    cells = []
-    for found in checks:
-        check = found.get(name)
-        if check is None:
-            cells.append("-")
-            continue
-        mark = "ok" if check.get("ok") else "NO"
-        aside = "" if alike else f" (wanted {text_of(check, 'wanted')})"
-        cells.append(f"{text_of(check, 'found') or '-'}{aside} {mark}")
-    return [name, wanted.pop() if alike else "", *cells]
-
-
-def _fitting(first: list[str], columns: Sequence[list[str]], width: int) -> list[list[list[str]]]:
-    """The columns in blocks that fit beside the host column; each block has at least one."""
-    blocks: list[list[list[str]]] = []
-    left = 0
-    for column in columns:
-        needed = len(GAP) + max(map(len, column))
-        if not blocks or needed > left:
-            blocks.append([])
-            left = width - max(map(len, first))
-        blocks[-1].append(column)
-        left -= needed
-    return blocks
-
-
-def _joined(columns: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in zip(*columns, strict=True)
-    ]
-
-
-def _verdicts(view: View, hosts: Sequence[Row]) -> list[str]:
-    rows = []
-    for host in hosts:
-        messages = [message_of(check) for check in failed_checks(host)] or ["eligible"]
-        seen = number_of(host, "seen_s_ago")
-        unseen = "not heard since the receiver started" if host.get("live") else "never seen"
-        sign = unseen if seen is None else f"{'' if host.get('live') else 'LOST '}{duration(seen)} ago"
-        rows.append([text_of(host, "host"), sign, messages[0]])
-        rows += [["", "", message] for message in messages[1:]]
-    return table(["HOST", "SEEN", "VERDICT"], rows, view.columns, wrap=True)
-
-
-def _hints(checks: Sequence[Row], columns: int) -> list[str]:
-    hints = list(dict.fromkeys(text_of(check, "hint") for check in checks if check.get("hint")))
-    if not hints:
-        return []
-    out = ["", "What would help"]
-    for number, hint in enumerate(hints, 1):
-        out += textwrap.wrap(
-            hint, max(columns, 40), initial_indent=f"{number:3}. ", subsequent_indent=" " * 5
-        )
-    return out
-
-
-def why_host(
-    view: View, host: str, worker: Row | None, running: Sequence[Row], answers: Sequence[Row]
-) -> list[str]:
-    """`why --host HOST`: the verdict on each pending job there. `worker` is None when it has never reported,
-    `running` what it runs now."""
-    judged = [
-        (answer, own)
-        for answer in answers
-        for own in rows_of(answer, "hosts")
-        if text_of(own, "host") == host
-    ]
-    rows = [
-        [text_of(answer, "name"), figure(bool(own.get("eligible"))), _host_verdict(answer, own)]
-        for answer, own in judged
-    ]
-    if view.width is None:
-        return tsv(["JOB", "ELIGIBLE", "VERDICT"], rows)
-    out = [f"{safe(host)}: {_host_sentence(view, worker)}"]
-    if worker is not None and worker.get("paused_reason"):
-        out.append(f"  PAUSED: {text_of(worker, 'paused_reason')}")
-    if worker is not None and worker.get("drained_reason"):
-        out.append(f"  drained: {text_of(worker, 'drained_reason')}   undo: cis490-jobs undrain {safe(host)}")
-    out += [f"  mismatch: {note}" for note in words_of(worker or {}, "mismatches")]
-    out += [f"  running: {handle(job)}  {progress_text(row_of(job, 'progress'))}".rstrip() for job in running]
-    if not answers:
-        return [*out, "  no job is pending: nothing waits for this host"]
-    out += ["", *table(["PENDING", "ELIGIBLE", "VERDICT"], rows, view.columns, wrap=True)]
-    return out + _hints([check for _, own in judged for check in failed_checks(own)], view.columns)
-
-
-def _host_verdict(answer: Row, own: Row) -> str:
-    faults = [*failed_checks(answer, "job_checks"), *failed_checks(own)]
-    return "; ".join(message_of(check) for check in faults) or "can start here"
-
-
-def _host_sentence(view: View, worker: Row | None) -> str:
-    if worker is None:
-        return "named in the manifest, but no worker there has ever reported"
-    seen = view.ago(number_of(worker, "last_seen_at"))
-    state = "seen" if worker.get("live") else "LOST, last seen"
-    return f"{state} {seen}, {count_of(worker, 'busy')} of {count_of(worker, 'slots')} slots busy"
-
-
 # --- what a verb did ---------------------------------------------------------------------------------
 
 
@@ -401,16 +244,6 @@ def _difference(value: float | None, where: str = "") -> str:
         return ""
     text = "none" if value == 0 else "no number on one side" if value == float("inf") else f"{value:.3g}"
     return f"at most {text} ({safe(where)})" if where else text
-
-
-def reloaded(answer: Row) -> list[str]:
-    """After `reload`: how many jobs, what changed, and what the manifest is warned about."""
-    counts = ", ".join(
-        f"{figure(count)} {safe(str(word))}" for word, count in row_of(answer, "counts").items()
-    )
-    digest = text_of(answer, "manifest_digest")[:12]
-    out = [f"manifest {digest or '-'} is in force: {count_of(answer, 'n_jobs')} jobs", f"  {counts}"]
-    return out + [f"  warning: {line}" for line in words_of(answer, "warnings")]
 
 
 def drained(answer: Row) -> list[str]:

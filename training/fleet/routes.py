@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +20,14 @@ from starlette.responses import FileResponse, Response
 from cis490.digest import is_digest
 from cis490.logs import event
 from training.fleet import (
+    artifact_routes,
     claiming,
     event_routes,
-    explain,
+    expectations,
+    health_details,
     leaderboard,
     metrics_routes,
+    notify_routes,
     overview_routes,
     plan_routes,
     shadows,
@@ -31,6 +35,7 @@ from training.fleet import (
     telemetry_routes,
     why_routes,
     wire,
+    wire_headers,
 )
 from training.fleet.claiming import Asked
 from training.fleet.coordinator import Coordinator
@@ -49,7 +54,9 @@ from training.fleet.http_io import (
 )
 from training.fleet.lease_answers import coordinator_of, lease_answer
 from training.fleet.manifest import TrainingManifestError
-from training.fleet.queue import Claim
+from training.fleet.plan import PlanRefused
+from training.fleet.queue import MAX_LISTED, Claim
+from training.fleet.reports import ProgressPoint, Usage, points_fault, usage_fault
 from training.fleet.rows import Outcome
 from training.fleet.types import ROW_KINDS, STATUSES
 from training.fleet.upload_routes import upload, upload_offset
@@ -67,15 +74,20 @@ Word = TypeVar("Word", bound=str)
 async def claim(request: Request) -> Response:
     """Ask for a job: the best pending one that this host may run, or `{"job": null}`."""
     host = host_of(request)
-    with_token = one_header(request, wire.HEADER_PROTOCOL) == wire.PROTOCOL
-    claim_request = one_header(request, wire.HEADER_CLAIM_REQUEST)[:128] or None
+    with_token = one_header(request, wire_headers.HEADER_PROTOCOL) == wire_headers.PROTOCOL
+    claim_request = one_header(request, wire_headers.HEADER_CLAIM_REQUEST)[:128] or None
     raw = await read_body(request)
     body = (_checked_known if len(raw) <= KNOWN_BYTES else _checked)(raw)
     asked = Asked(
         host, body.capability, with_token, claim_request, min(max(body.wait_s, 0.0), wire.MAX_WAIT_S)
     )
     app = coordinator_of(request)
+    is_known = host in app.queue.matcher.seen
+    if is_known and body.usage is not None:
+        app.telemetry.host_usage(host, body.usage)
     found = await claiming.claim(app, asked, request)
+    if not is_known and body.usage is not None and found.admitted:
+        app.telemetry.host_usage(host, body.usage)
     return _claimed(app, host, found)
 
 
@@ -84,6 +96,7 @@ def _checked(raw: bytes) -> wire.ClaimRequest:
     fault = wire.capability_fault(body.capability)
     if fault is not None:
         raise Problem(400, fault)
+    _check_report(body.usage)
     return body
 
 
@@ -114,11 +127,24 @@ async def heartbeat(request: Request) -> Response:
     host, token, job_id = host_of(request), token_of(request), request.path_params["id"]
     body = await decode(request, wire.HeartbeatRequest, empty_ok=True)
     app = coordinator_of(request)
+    _check_report(body.usage, body.points)
+    held = app.queue.leases.get(job_id)
+    before = held.progress if held is not None else None
     if app.queue.renew_lease(job_id, host, token=token, progress=body.progress):
         done = Outcome(True)  # nothing but memory changed: no transaction, no waiting for one
     else:
         done = await app.write(lambda: app.queue.heartbeat(job_id, host, token=token, progress=body.progress))
+    lease = app.queue.leases.get(job_id) if done else None
+    points = body.news(before)
+    if lease is not None and lease.host == host and (points or body.usage is not None):
+        app.telemetry.heard(lease, points, body.sent_s, body.usage)
     return await lease_answer(app, host, done, {"lease_s": app.queue.stale_after_s})
+
+
+def _check_report(usage: Usage | None, points: Sequence[ProgressPoint] = ()) -> None:
+    fault = points_fault(points) or (None if usage is None else usage_fault(usage))
+    if fault is not None:
+        raise Problem(400, fault)
 
 
 async def complete(request: Request) -> Response:
@@ -198,18 +224,38 @@ async def dataset(request: Request) -> Response:
 
 
 async def jobs(request: Request) -> Response:
-    """All jobs, by priority; `?status=` keeps one status, `?kind=shadow` asks for verification runs instead."""
+    """All jobs, by priority; `?status=` keeps one status, `?kind=shadow` asks for verification runs instead.
+
+    `?limit=` and `?offset=` give a part of the list, and `total` beside it.
+    """
     app = coordinator_of(request)
     status, kind = _one_of(request, "status", STATUSES), _one_of(request, "kind", ROW_KINDS) or "job"
+    limit, offset = _count(request, "limit"), _count(request, "offset")
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> dict[str, Any]:
         leases = app.queue.live_leases()
-        return [
-            job_view(row, leases.get(row.job_id), app.queue.reference)
-            for row in app.queue.list_jobs(status, kind=kind)
-        ]
+        found = app.queue.list_jobs(
+            status, kind=kind, limit=MAX_LISTED if limit is None else limit, offset=offset or 0
+        )
+        out: dict[str, Any] = {
+            "jobs": [job_view(row, leases.get(row.job_id), app.queue.reference) for row in found]
+        }
+        if limit is not None or offset is not None:
+            counts = app.queue.counts(kind=kind)
+            out["total"] = sum(counts.values()) if status is None else counts.get(status, 0)
+        return out
 
-    return answer({"jobs": await asyncio.to_thread(read)})
+    return answer(await asyncio.to_thread(read))
+
+
+def _count(request: Request, key: str) -> int | None:
+    """A number of the query, None when it is not there; 400 for what is none."""
+    text = request.query_params.get(key)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6):
+        raise Problem(400, f"{key}={text[:40]!r} is no number from 0 to 999999")
+    return int(text)
 
 
 def _one_of(request: Request, key: str, known: tuple[Word, ...]) -> Word | None:
@@ -230,7 +276,11 @@ async def job(request: Request) -> Response:
         if row is None:
             return None
         attempts, trail = app.queue.attempts(job_id), app.queue.audit(job_id)
-        return job_in_full(row, app.queue.live_leases().get(job_id), app.queue.reference, attempts, trail)
+        expected = expectations.of_job(app.queue, row)
+        return job_in_full(
+            row, app.queue.live_leases().get(job_id), app.queue.reference, attempts, trail,
+            None if expected is None else expected.to_dict(),
+        )  # fmt: skip
 
     found = await asyncio.to_thread(read)
     if found is None:
@@ -243,40 +293,30 @@ async def models(request: Request) -> Response:
     app = coordinator_of(request)
 
     def read() -> dict[str, Any]:
-        return leaderboard.board(app.queue.list_jobs(), app.queue.reference)
+        made = {
+            (row["job_id"], row["artifact_id"]): leaderboard.Made(
+                row["size_bytes"], row["duration_s"], row["peak_rss_mib"]
+            )
+            for row in app.queue.read("attempts_made")
+        }
+        return leaderboard.board(app.queue.list_jobs(), app.queue.reference, made)
 
     return answer(await asyncio.to_thread(read))
 
 
-async def eligibility(request: Request) -> Response:
-    """Why a job is pending: every host, every constraint, judged by what a claim uses."""
-    app, job_id = coordinator_of(request), request.path_params["id"]
-    found = await app.write(lambda: app.queue.explain(job_id))
-    if found is None:
-        raise Problem(404, f"no job {job_id[:80]}")
-    if app.ballast is not None and not app.ballast.is_held:
-        found = explain.while_disk_full(found, app.ballast.refusal)
-    return answer(found)
-
-
 async def workers(request: Request) -> Response:
     """The last-seen capability of each host that called."""
-    return answer({"workers": await asyncio.to_thread(coordinator_of(request).queue.workers)})
+    app = coordinator_of(request)
+    rows = await asyncio.to_thread(app.queue.workers)
+    return answer({"workers": [{**row, "usage": app.telemetry.usage(row["host"])} for row in rows]})
 
 
 async def health(request: Request) -> Response:
     """Alive; with a sentence under `disk`, `writer` or `reaper` for each of these that is in trouble."""
     app = coordinator_of(request)
-    found = {"status": "ok"}
-    if app.ballast is not None and not app.ballast.is_held:
-        found["disk"] = app.ballast.refusal
-    if app.writer.trouble:
-        found["writer"] = app.writer.trouble
-    silent_s = app.queue.clock.now_s() - app.swept_at_s
-    if silent_s > 3 * app.sweep_every_s:
-        found["reaper"] = (
-            f"leases were last looked through {silent_s:.0f} s ago; see reaper.failed in the log"
-        )
+    found: dict[str, Any] = {"status": "ok", **app.trouble()}
+    if request.query_params.get("details") == "1":
+        found["details"] = await asyncio.to_thread(health_details.details, app)
     return answer(found)
 
 
@@ -287,10 +327,22 @@ async def model(request: Request) -> Response:
         raise Problem(400, "an artifact id is 64 lower-case hexadecimal digits")
     path = await asyncio.to_thread(app.store.path_of, artifact_id)
     if path is None:
+        await _say_if_removed(app, artifact_id)
         raise Problem(404, f"no artifact {artifact_id[:12]}")
     found = await asyncio.to_thread(path.stat)
     _check_range(request, found.st_size)
     return FileResponse(path, media_type=ZSTD, headers={"ETag": f'"{artifact_id}"'}, stat_result=found)
+
+
+async def _say_if_removed(app: Coordinator, artifact_id: str) -> None:
+    """410 for an artifact that was here until retention removed it."""
+    removed = await asyncio.to_thread(app.queue.read, "removed_one", artifact_id=artifact_id)
+    if removed:
+        raise Problem(
+            410,
+            f"artifact {artifact_id[:12]} was removed by the manifest's [retention]: {removed[0]['why']}",
+            removed_at=removed[0]["at"],
+        )
 
 
 def _check_range(request: Request, size_bytes: int) -> None:
@@ -352,13 +404,16 @@ def _operator_answer(job_id: str, verb: str, done: Outcome) -> Response:
 
 
 async def reload(request: Request) -> Response:
-    """Read the manifest again; when it has a fault, nothing changes and the old one stays in force."""
+    """Read the manifest again, with a plan only if it still holds; when something is wrong, nothing changes."""
     app = coordinator_of(request)
     require_operator(request, app.operator_token)
+    body = await decode(request, wire.ReloadRequest, empty_ok=True)
     try:
-        counts, found = await app.reload()
+        counts, found = await app.reload(body.plan)
     except TrainingManifestError as error:
-        raise Problem(400, str(error), ok=False) from error
+        raise plan_routes.faulty(error) from error
+    except PlanRefused as error:
+        raise plan_routes.refused(error) from error
     return answer({"ok": True, "counts": counts, "n_jobs": len(found.jobs), "manifest_digest": found.digest})
 
 
@@ -380,7 +435,6 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/dataset/{digest}", dataset, "anyone"),
     Endpoint("GET", "/v1/jobs", jobs, "anyone"),
     Endpoint("GET", "/v1/job/{id}", job, "anyone"),
-    Endpoint("GET", "/v1/job/{id}/eligibility", eligibility, "anyone"),
     Endpoint("GET", "/v1/model/{id}", model, "anyone"),
     Endpoint("GET", "/v1/models", models, "anyone"),
     Endpoint("GET", "/v1/workers", workers, "anyone"),
@@ -389,7 +443,7 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/job/{id}/cancel", cancel, "operator"),
     Endpoint("POST", "/v1/job/{id}/requeue", requeue, "operator", wire.RequeueRequest),
     Endpoint("POST", "/v1/job/{id}/verify", verify, "operator"),
-    Endpoint("POST", "/v1/manifest/reload", reload, "operator"),
+    Endpoint("POST", "/v1/manifest/reload", reload, "operator", wire.ReloadRequest),
     Endpoint("POST", "/v1/host/{name}/drain", drain, "operator", wire.DrainRequest),
     Endpoint("POST", "/v1/host/{name}/undrain", undrain, "operator"),
     *overview_routes.ENDPOINTS,
@@ -399,6 +453,8 @@ ROUTES: tuple[Endpoint, ...] = (
     *telemetry_routes.ENDPOINTS,
     *event_routes.ENDPOINTS,
     *metrics_routes.ENDPOINTS,
+    *notify_routes.ENDPOINTS,
+    *artifact_routes.ENDPOINTS,
 )
 
 LEASE_VERBS = {"heartbeat": heartbeat, "complete": complete, "fail": fail, "release": release}

@@ -51,6 +51,8 @@ class JobRow:
     of_job_id: str | None = None
     """Of a shadow run: the job whose artifact it verifies, and which artifact."""
     of_artifact_id: str | None = None
+    paused_reason: str | None = None
+    """Why an operator does not want it handed out; what runs goes on."""
 
     @property
     def is_shadow(self) -> bool:

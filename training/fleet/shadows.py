@@ -63,7 +63,8 @@ def start(queue: JobQueue, job_id: str, *, actor: str = "operator") -> Started:
                 f"no known host like {maker} ({like}), which trained {row.name}, may train it: see allowed_hosts of "
                 "the job, allow_jobs and deny_jobs of the hosts"
             )
-        return Started(_add(queue, row, spec, len(earlier) + 1, able, actor), able)
+        number = _free_number(queue, row, len(earlier) + 1)
+        return Started(_add(queue, row, spec, number, able, actor), able)
 
 
 def hosts_for(
@@ -92,6 +93,16 @@ def _class_of(
 def shadow_id(job_id: str, artifact_id: str, number: int) -> str:
     """Of the `number`-th run that verifies this artifact of this job: no job of a manifest can have it."""
     return hashlib.sha256(identity.canonical_json(["shadow", job_id, artifact_id, number])).hexdigest()
+
+
+def _free_number(queue: JobQueue, row: JobRow, number: int) -> int:
+    """The first number from `number` on whose run left no trace: retention may have removed earlier runs, and a new one
+    must not be taken for one of them."""
+    while queue.execute(
+        "shadow_id_was_used", job_id=shadow_id(row.job_id, row.artifact_id or "", number)
+    ).fetchone():
+        number += 1
+    return number
 
 
 def shadow_name(name: str, number: int) -> str:

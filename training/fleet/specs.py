@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.fleet import identity
+from training.fleet.eligibility import Rules
 from training.fleet.rows import JobRow
-from training.fleet.types import JobSpec
+from training.fleet.types import JobSpec, Manifest
 from training.trainer.options import LEAKY_RECIPES
 
 _TUPLES = ("train_hosts", "allowed_hosts")
@@ -34,6 +35,12 @@ def spec_of(raw: Mapping[str, Any]) -> JobSpec:
         keys = ("model", "mode", "hyper", "split_recipe", "train_hosts", "seed")
         known["job_id"] = identity.job_id(**{key: known[key] for key in keys})
     return JobSpec(**known)
+
+
+def rules_of(manifest: Manifest, trainer_digest: str | None) -> Rules:
+    """What the manifest says about the fleet as a whole."""
+    policy = manifest.policy
+    return Rules(bool(manifest.hosts), policy.unknown_hosts, policy.trainer, trainer_digest)
 
 
 def is_leaky(row: JobRow) -> bool:

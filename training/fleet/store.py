@@ -1,6 +1,7 @@
 """Artifacts by digest: `<store root>/<model>_<mode>/<sha256>/bundle.tar.zst` and one row per ingest in `index.jsonl`.
 
-The store hashes what it receives itself; nobody's word puts a name or a row here. It never unpacks a bundle.
+The store hashes what it receives itself; nobody's word puts a name or a row here. It never looks into a bundle;
+`training.fleet.artifact_files` does.
 """
 
 import asyncio
@@ -126,8 +127,9 @@ class ModelStore:
         clock: Clock | None = None,
     ) -> None:
         self._clock: Clock = clock if clock is not None else SystemClock()
+        self.root = Path(store_root)
         self._blobs = LocalBlobs(
-            Path(store_root),
+            self.root,
             incoming=Path(incoming_root),
             file_name=ARTIFACT_NAME,
             reserve_bytes=reserve_bytes,
@@ -145,6 +147,36 @@ class ModelStore:
     def size_of(self, artifact_id: object) -> int | None:
         """The artifact's size in bytes, None as in `path_of`."""
         return self._blobs.size_of(artifact_id)
+
+    def sizes(self) -> dict[str, int]:
+        """Every stored artifact with its size in bytes. Walks the shelves."""
+        return self._blobs.sizes()
+
+    def note_removed(self, artifact_id: str, size_bytes: int, why: str) -> None:
+        """A row in the index, before the artifact goes. Raises NoSpace, OSError."""
+        self._index.append(self._note(artifact_id, size_bytes, "removed", why))
+
+    def note_kept(self, artifact_id: str, size_bytes: int) -> None:
+        """A row in the index: it did not go after all."""
+        self._index.append(self._note(artifact_id, size_bytes, "kept", "something came to need it"))
+
+    def take_away(self, artifact_id: str) -> None:
+        """Nobody finds the artifact from here on; `empty_bin` frees its space. A few system calls."""
+        self._blobs.take_away(artifact_id)
+
+    def empty_bin(self) -> None:
+        """Delete what was taken away."""
+        self._blobs.empty_bin()
+
+    def _note(self, artifact_id: str, size_bytes: int, status: str, why: str) -> bytes:
+        row = {
+            "at": self._clock.wall_s(),
+            "artifact_id": artifact_id,
+            "size_bytes": size_bytes,
+            "status": status,
+            "why": why,
+        }
+        return json.dumps(row, separators=(",", ":")).encode() + b"\n"
 
     async def ingest_stream(
         self,

@@ -9,6 +9,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from cis490.progress import size
+
+__all__ = [
+    "STYLES", "Marked", "Row", "clip", "count_of", "duration", "figure", "gist", "number_of", "row_of", "rows_of",
+    "safe", "safe_lines", "size", "table", "text_of", "tsv", "words_of",
+]  # fmt: skip
+
 Row = Mapping[str, object]
 """One JSON object as it came from the receiver."""
 
@@ -54,16 +61,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def size(size_bytes: float) -> str:
-    """`size_bytes` with a binary unit: `512 B`, `1.5 MiB`."""
-    value = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
 def figure(value: object) -> str:
     """A JSON value for reading: numbers to four digits, lists with commas, the rest as it is."""
     if value is None or value == "":
@@ -81,11 +78,42 @@ def figure(value: object) -> str:
     return safe(str(value))
 
 
+STYLES = {"bad": "1;31", "warn": "33", "good": "32", "busy": "36", "quiet": "2", "strong": "1"}
+"""Meaning -> the parameters of the terminal's escape sequence."""
+
+
+class Marked(str):
+    """Safe text with a meaning that a terminal shows as a colour; it measures and compares as the plain text."""
+
+    __slots__ = ("style",)
+    style: str
+
+    def __new__(cls, text: str, style: str) -> Marked:
+        found = super().__new__(cls, safe(text))
+        found.style = style
+        return found
+
+    def painted(self) -> str:
+        """With the escape sequences around it."""
+        return f"\x1b[{STYLES[self.style]}m{self[:]}\x1b[0m" if self else ""
+
+
+def _padded(cell: str, width: int) -> str:
+    space = " " * max(width - len(cell), 0)
+    return (cell.painted() if isinstance(cell, Marked) else cell) + space
+
+
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, wrap: bool = False, indent: str = ""
 ) -> list[str]:
-    """Left-aligned columns, two spaces apart; the last one is cut to `width`, or wrapped with `wrap`."""
-    lines = [list(header), *([safe(cell) for cell in row] for row in rows)]
+    """Left-aligned columns, two spaces apart; the last one is cut to `width`, or wrapped with `wrap`.
+
+    A cell that is `Marked` keeps its colour, but for the last one of a row.
+    """
+    lines = [
+        list(header),
+        *([cell if isinstance(cell, Marked) else safe(cell) for cell in row] for row in rows),
+    ]
     widths = [max(len(line[at]) for line in lines) for at in range(len(header) - 1)]
     taken = len(indent) + sum(widths) + len(GAP) * len(widths)
     room = max(width - taken, MIN_LAST_COLUMN)
@@ -96,7 +124,7 @@ def table(
             if wrap
             else [clip(line[-1], room)]
         )
-        cells = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=True)]
+        cells = [_padded(cell, width) for cell, width in zip(line[:-1], widths, strict=True)]
         out.append(indent + GAP.join([*cells, last[0]]).rstrip())
         out += [" " * taken + more for more in last[1:]]
     return out

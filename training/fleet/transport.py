@@ -23,13 +23,17 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BLOCK_BYTES = 1024 * 1024
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """Of a JSON answer: a list of a hundred thousand jobs fits, an endless stream does not."""
+MAX_LINE_BYTES = 8 * 1024 * 1024
 
 OnProgress = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all); an exception that it raises ends the transfer and passes through."""
@@ -144,6 +148,17 @@ class Transport:
         self._local.connection = None
         if kept is not None:
             kept.close()
+
+    def clock(self, path: str) -> float | None:
+        """The other side's clock by the `Date` header of an answer: UTC, whole seconds. None when it sends none."""
+        fresh = contextlib.closing(self._connect(self.timeout_s))
+        with _network_errors(self.where("GET", path)), fresh as connection:
+            connection.request("GET", self._prefix + path, headers=self._own_headers)
+            text = connection.getresponse().getheader("date")
+        try:
+            return None if text is None else parsedate_to_datetime(text).timestamp()
+        except ValueError:
+            return None
 
     def interrupt(self) -> None:
         """End the interruptible request that waits for its answer, and refuse later ones. Takes no lock."""
@@ -292,6 +307,24 @@ class Transport:
         os.replace(partial, target)
         return received
 
+    def lines(self, path: str, headers: Mapping[str, str], silence_s: float) -> Iterator[str]:
+        """The lines of a text that the receiver writes for as long as it likes; ends when it does.
+
+        Raises Unreachable when the connection breaks or nothing came for `silence_s`. Closing the iterator hangs up.
+        """
+        where = self.where("GET", path)
+        with contextlib.closing(self._connect(self.timeout_s)) as connection:
+            with _network_errors(where):
+                connection.request("GET", self._prefix + path, headers={**self._own_headers, **headers})
+                response = connection.getresponse()
+                if response.status != 200:
+                    _answer(response, response.read(MAX_ANSWER_BYTES), where)
+                    raise Unreachable(f"{where} was answered {response.status} without a stream")
+                if connection.sock is not None:
+                    connection.sock.settimeout(silence_s)
+            while line := _next_line(response, where):
+                yield line
+
 
 def _address(base_url: str) -> tuple[Callable[[float], http.client.HTTPConnection], str]:
     """(what opens a connection with a timeout, prefix of every path)."""
@@ -377,6 +410,15 @@ def _push(connection: http.client.HTTPConnection, file: BinaryIO, offset: int, c
 def _next_block(response: http.client.HTTPResponse, where: str) -> bytes:
     with _network_errors(where):
         return response.read(BLOCK_BYTES)
+
+
+def _next_line(response: http.client.HTTPResponse, where: str) -> str:
+    """The next line with its end; "" at the end of the text."""
+    with _network_errors(where):
+        line = response.readline(MAX_LINE_BYTES + 1)
+    if len(line) > MAX_LINE_BYTES:
+        raise Unreachable(f"{where} sent a line of more than {MAX_LINE_BYTES} bytes")
+    return line.decode("utf-8", "replace")
 
 
 def _report(on_progress: OnProgress | None, done: int, total: int) -> None:

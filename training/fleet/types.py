@@ -9,7 +9,7 @@ contract grants: no `models` means "every model", no `trainer_digest` means "a c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Status = Literal["pending", "claimed", "running", "completed", "failed", "cancelled"]
@@ -64,7 +64,12 @@ class Capability:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON object with the absent fields left out."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        found = {key: value for key in self.__slots__ if (value := getattr(self, key)) is not None}
+        if self.gpus is not None:
+            found["gpus"] = [{"name": gpu.name, "vram_gib": gpu.vram_gib} for gpu in self.gpus]
+        if self.models is not None:
+            found["models"] = list(self.models)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +116,12 @@ class JobSpec:
     on_change: OnChange = "keep"
     line: int | None = None
     """Where the table starts in the manifest."""
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    """Key -> line in the manifest; only of a job that was just read from it."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON object that `JobQueue.sync_from_manifest` takes and that a claim's `spec` carries."""
-        out = asdict(self)
+        out = {name: getattr(self, name) for name in self.__slots__ if name != "lines"}
         out["hyper"] = dict(self.hyper)
         out["train_hosts"] = list(self.train_hosts)
         out["allowed_hosts"] = list(self.allowed_hosts)
@@ -152,6 +159,44 @@ class DatasetPin:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """The manifest's `[retention]` table: after how many days what may go. None: kept for ever."""
+
+    artifact_days: float | None = None
+    """Artifacts that nothing needs any more: of older generations, and of attempts that never completed."""
+    audit_days: float | None = None
+    log_days: float | None = None
+    shadow_days: float | None = None
+    """Verification runs that have ended, with their attempts."""
+
+
+NotifyKind = Literal["failed", "all_done", "host_lost", "disk_low"]
+NOTIFY_KINDS: tuple[NotifyKind, ...] = get_args(NotifyKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """The manifest's `[notify]` table: whom the receiver tells of what. The secrets are in environment variables."""
+
+    webhook_url_env: str | None = None
+    smtp_host: str | None = None
+    smtp_port: int = 587
+    smtp_starttls: bool = True
+    smtp_user: str | None = None
+    smtp_password_env: str | None = None
+    mail_from: str | None = None
+    mail_to: tuple[str, ...] = ()
+    events: tuple[str, ...] = NOTIFY_KINDS
+    digest_s: float = 300.0
+    """The first message goes out at once; what comes within so long after it is gathered into one."""
+
+    @property
+    def is_on(self) -> bool:
+        """Is anybody told of anything?"""
+        return self.webhook_url_env is not None or self.smtp_host is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A whole manifest that passed every check."""
 
@@ -160,6 +205,8 @@ class Manifest:
     jobs: tuple[JobSpec, ...]
     policy: Policy = field(default_factory=Policy)
     dataset: DatasetPin | None = None
+    retention: Retention = field(default_factory=Retention)
+    notify: Notify = field(default_factory=Notify)
     path: str = ""
     digest: str = ""
     """sha256 of the file's bytes."""

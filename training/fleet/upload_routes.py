@@ -14,11 +14,12 @@ from cis490.blobs.pipeline import Stalled
 from cis490.digest import Digest, is_digest
 from cis490.failpoints import failpoint
 from cis490.logs import event
-from training.fleet import wire
+from training.fleet import wire_headers
 from training.fleet.arriving import Arriving
 from training.fleet.coordinator import Coordinator
 from training.fleet.http_io import Problem, answer, content_length_of, drain, host_of, one_header, token_of
 from training.fleet.lease_answers import coordinator_of, lease_answer
+from training.fleet.ledger import QueueUnavailable
 from training.fleet.rows import JobRow, Outcome
 from training.fleet.store import IngestResult
 
@@ -97,7 +98,8 @@ async def _upload(request: Request, body: Arriving) -> Response:
     expected = _digest_of(request)
     if not expected:
         raise Problem(
-            400, f"{wire.HEADER_SHA256} is missing: the artifact's sha256, 64 lower-case hexadecimal digits"
+            400,
+            f"{wire_headers.HEADER_SHA256} is missing: the artifact's sha256, 64 lower-case hexadecimal digits",
         )
     length = content_length_of(request)
     row = await _holder(app, job_id, host, token)
@@ -158,12 +160,15 @@ def _record(
     app: Coordinator, job_id: str, host: str, token: str | None, epoch: int, artifact_id: str, size_bytes: int
 ) -> Outcome:
     """In the writer: the upload counts if its attempt still does."""
+    if app.store.size_of(artifact_id) is None:  # retention took it away in between; see gc.Cleaner._take_away
+        raise QueueUnavailable(f"artifact {artifact_id[:12]} was just removed as an old one; send it again")
+    # Also for an attempt that has ended meanwhile: retention then knows whose the file is.
+    app.queue.record_upload(job_id, epoch, artifact_id, size_bytes)
     holder = app.queue.standing(job_id, host, token)
     if not holder or holder.row is None:
         return holder
     if holder.row.epoch != epoch:
         return Outcome(False, http_status=410, reason="the job was claimed again while the artifact arrived")
-    app.queue.record_upload(job_id, epoch, artifact_id, size_bytes)
     return holder
 
 
@@ -221,11 +226,12 @@ async def _holder(app: Coordinator, job_id: str, host: str, token: str | None) -
 
 def _digest_of(request: Request) -> Digest | None:
     """The announced digest, None when there is none; 400 for what is no digest."""
-    text = one_header(request, wire.HEADER_SHA256)
+    text = one_header(request, wire_headers.HEADER_SHA256)
     if not text:
         return None
     if not is_digest(text):
         raise Problem(
-            400, f"{wire.HEADER_SHA256} must be the artifact's sha256: 64 lower-case hexadecimal digits"
+            400,
+            f"{wire_headers.HEADER_SHA256} must be the artifact's sha256: 64 lower-case hexadecimal digits",
         )
     return text

@@ -14,7 +14,7 @@ _CONTRACT = (
     "job_id", "name", "model", "mode", "priority", "status", "claimed_by", "claimed_at", "heartbeat_at",
     "completed_at", "attempts", "last_error", "artifact_id",
 )  # fmt: skip
-_ADDED = ("generation", "held", "lapsed", "host_losses", "program_failures", "metrics")
+_ADDED = ("generation", "held", "paused_reason", "lapsed", "host_losses", "program_failures", "metrics")
 
 
 def job(row: JobRow, lease: LiveLease | None, reference: Reference) -> dict[str, Any]:
@@ -36,14 +36,16 @@ def job_in_full(
     reference: Reference,
     attempts: Sequence[AttemptRow],
     audit: Sequence[dict[str, Any]],
+    estimate: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One job with its spec, all attempts and the audit trail."""
+    """One job with its spec, all attempts, the audit trail, and when it is expected to start and end."""
     out = job(row, lease, reference)
     out |= {
         "spec": row.spec,
         "epoch": row.epoch,
         "dataset_id": row.dataset_id,
         "trainer_digest": row.trainer_digest,
+        "estimate": estimate,
     }
     out["attempts_log"] = [attempt.public() for attempt in attempts]
     out["audit"] = [

@@ -1,4 +1,4 @@
-"""What travels over HTTP: names of headers, request bodies and answers, shared by client and routes.
+"""What travels over HTTP: request bodies and answers, shared by client and routes.
 
 Plain dataclasses of the standard library: the worker builds them without any dependency, the receiver
 decodes them with msgspec, which checks every type and names the path of what is wrong.
@@ -10,15 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.fleet.reports import ProgressPoint, Usage, points_fault
 from training.fleet.types import AllowedDevice, Capability, FailClass, Figure, Gpu
-
-PROTOCOL = "2"
-HEADER_HOST = "X-Lab-Host"
-HEADER_PROTOCOL = "X-Fleet-Protocol"
-HEADER_CLAIM_REQUEST = "X-Claim-Request"
-HEADER_LEASE_TOKEN = "X-Lease-Token"
-HEADER_OPERATOR_TOKEN = "X-Operator-Token"
-HEADER_SHA256 = "X-Content-SHA256"
 
 MAX_BODY_BYTES = 64 * 1024
 """Of any JSON body but `fail` and `log`."""
@@ -72,6 +65,7 @@ class ClaimRequest:
 
     capability: Capability = field(default_factory=Capability)
     wait_s: float = 0.0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +85,19 @@ class HeartbeatRequest:
     """`POST /v1/job/{id}/heartbeat`; the body may be empty."""
 
     progress: Progress | None = None
+    points: list[ProgressPoint] = field(default_factory=list)
+    """What is new since the last heartbeat that was confirmed."""
+    sent_s: float | None = None
+    """When it was sent, on the worker's own clock; places `points` in time."""
+    usage: Usage | None = None
+
+    def news(self, before: Progress | None) -> list[ProgressPoint]:
+        """The points it brings. `before` is the progress known so far: a client that sends no points tells by
+        another `progress` than before that there is a new one; one that could not be kept is none."""
+        if self.points or self.progress is None or self.progress == before:
+            return self.points
+        made = ProgressPoint(**{key: getattr(self.progress, key) for key in Progress.__slots__})
+        return [] if points_fault([made]) else [made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,42 @@ class DrainRequest:
     """`POST /v1/host/{name}/drain`; the body may be empty."""
 
     reason: str = "drained by the operator"
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequest:
+    """`POST /v1/fleet/pause` and `POST /v1/job/{id}/pause`; the body may be empty."""
+
+    reason: str = "paused by the operator"
+
+
+@dataclass(frozen=True, slots=True)
+class GcRequest:
+    """`POST /v1/gc`; the body may be empty, which removes nothing."""
+
+    dry_run: bool = True
+
+
+MAX_PLAN_BODY_BYTES = 16 * 1024 * 1024
+"""Of a manifest of 4 MiB as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """`POST /v1/manifest/plan`; the body may be empty."""
+
+    text: str | None = None
+    """A manifest to look at; None: the receiver's own file."""
+    name: str = ""
+    """What messages call that text, as in `my.toml:12`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRequest:
+    """`POST /v1/manifest/reload`; the body may be empty."""
+
+    plan: str | None = None
+    """Only if a reload would still do what this plan says."""
 
 
 @dataclass(frozen=True, slots=True)

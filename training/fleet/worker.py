@@ -33,8 +33,11 @@ from training.fleet.client import FleetClient, FleetError, backoff_s
 from training.fleet.delivery import Delivery, Postbox
 from training.fleet.host_facts import git_commit
 from training.fleet.lease_keeper import Heart, LeaseKeeper
+from training.fleet.log_feed import LogFeed, LogSink
+from training.fleet.reports import Usage
 from training.fleet.stopping import Stop
 from training.fleet.types import Capability
+from training.fleet.usage import UsageMeter
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, ReleaseRequest
 from training.fleet.worker_recovery import ending_kind, recover
 from training.fleet.worker_settings import SettingsError, WorkerSettings, read
@@ -53,13 +56,13 @@ HURRY_S = 5.0
 EXIT_IN_USE, EXIT_NO_STATE, EXIT_CONFIG = 69, 73, 78
 
 
-class Client(DatasetSource, Heart, Postbox, Protocol):
+class Client(DatasetSource, Heart, Postbox, LogSink, Protocol):
     """What the worker needs of `FleetClient`."""
 
     @property
     def idle_reason(self) -> str | None: ...
     def claim(
-        self, capability: Capability, *, request_id: str, wait_s: float = 0.0
+        self, capability: Capability, *, request_id: str, wait_s: float = 0.0, usage: Usage | None = None
     ) -> ClaimAnswer | None: ...
 
 
@@ -172,7 +175,8 @@ class Worker:
         asked_s = self._around.clock.now_s()
         request_id = self._claim_request(asked_s)
         try:
-            answer = self._client.claim(capability, request_id=request_id, wait_s=self._wait_s(asked_s))
+            usage, wait_s = self._tools.usage(None, 0.0), self._wait_s(asked_s)  # no claim waits for a sample
+            answer = self._client.claim(capability, request_id=request_id, wait_s=wait_s, usage=usage)
         except FleetError as error:
             self._claim_failed(error)
             return False
@@ -278,9 +282,13 @@ class Worker:
             epoch=record.epoch,
             attempts=answer.attempts,
         )
-        with LeaseKeeper(self._client, record, self._around.clock, granted_s) as keeper:
+        usage = self._tools.usage
+        with (
+            LeaseKeeper(self._client, record, self._around.clock, granted_s, usage) as keeper,
+            LogFeed(self._client, record, self._state.log_folder(record)) as feed,
+        ):
             try:
-                ending = self._attempt(answer, record, keeper)
+                ending = self._attempt(answer, record, keeper, feed.note)
             except LeaseLost as lost:
                 event(logger, "job.lease_lost", level=logging.WARNING, job=record.name, reason=str(lost))
                 self._forget(record, keeps_checkpoint=is_kept_without_lease(lost.job_status))
@@ -288,6 +296,9 @@ class Worker:
             except Unpacked as full:  # lease file and folder stay: `recover` goes on from there
                 event(logger, "job.pack_postponed", level=logging.WARNING, job=record.name, reason=str(full))
                 return
+            keeper.deliver_points()
+            feed.flush()
+            self._delivery.note = feed.note
             self._deliver(self._with_ending(record, ending))
         if isinstance(ending, FailRequest):
             self._surveyed_s = -math.inf
@@ -314,9 +325,11 @@ class Worker:
         if self._delivery.settle(replace(record, ending=ReleaseRequest(reason))) != "stopped":
             self._state.claim_answered()
 
-    def _attempt(self, answer: ClaimAnswer, record: LeaseRecord, keeper: LeaseKeeper) -> Ending:
+    def _attempt(
+        self, answer: ClaimAnswer, record: LeaseRecord, keeper: LeaseKeeper, note: Callable[[str], None]
+    ) -> Ending:
         try:
-            return Attempt(self._tools, answer, record, keeper).run()
+            return Attempt(self._tools, answer, record, keeper, note).run()
         except (LeaseLost, Unpacked):
             raise
         except Exception as error:  # noqa: BLE001 - a defect of the worker must not keep the job for ever
@@ -353,13 +366,15 @@ def build(settings: WorkerSettings, state: StateFolder, stop: Stop) -> Worker:
     try:
         client = FleetClient(settings.receiver_url, host=settings.host)
     except ValueError as error:
-        raise SettingsError(f"--receiver-url: {error}") from None
+        hint = "write --receiver-url http://HOST:8445"
+        raise SettingsError(f"{settings.receiver_url_source}: {error}; {hint}  [E212]") from None
     stop.on_request = lambda: client.hurry(HURRY_S)
 
     def look() -> Survey:
         return survey(hostname=settings.host, trainer_module=settings.trainer_module)
 
     around = Surroundings(look)
+    meter = UsageMeter(state.root)
     tools = Tools(
         client=client,
         state=state,
@@ -370,6 +385,7 @@ def build(settings: WorkerSettings, state: StateFolder, stop: Stop) -> Worker:
         start_trainer=start_trainer,
         trainer_module=settings.trainer_module,
         max_frozen_s=settings.max_frozen_s,
+        usage=lambda pid, wait_s: meter.ask(pid, wait_s=wait_s),
     )
     return Worker(settings, client, state, stop, around, tools)
 

@@ -33,6 +33,8 @@ class WorkerSettings:
     trainer_module: str
     max_frozen_s: float | None
     log_level: str
+    receiver_url_source: str = "--receiver-url"
+    """The option, or the variable that the address came from: for a message about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,36 +92,53 @@ def read(
         option.flag: given[option.flag] or environ.get(option.env) or option.default or ""
         for option in OPTIONS
     }
+    named = {
+        option.flag: option.flag if given[option.flag] else f"${option.env}"
+        for option in OPTIONS
+        if given[option.flag] or environ.get(option.env)
+    }
     host = values["--host"] or hostname()
     if not is_safe_name(host):
-        raise SettingsError(
-            f"--host: found {host!r}, expected 1 to 64 of A-Z a-z 0-9 . _ - without a leading dot; "
-            "pass the name that the manifest uses, as in --host lab-pc-3"
-        )
+        rule = "1 to 64 of A-Z a-z 0-9 . _ - without a leading dot"
+        hint = "pass the name that the manifest uses, as in --host lab-pc-3"
+        raise _fault(named.get("--host", "--host (this host's own name)"), host, rule, hint)
     level = values["--log-level"].upper()
     if level not in LEVELS:
-        raise SettingsError(
-            f"--log-level: found {values['--log-level']!r}, expected one of {', '.join(LEVELS)}"
+        source = named.get("--log-level", "--log-level")
+        close = next((name for name in LEVELS if name[:1] == level[:1]), "INFO")
+        raise _fault(
+            source, values["--log-level"], f"one of {', '.join(LEVELS)}", f"write --log-level {close}"
         )
     idle, frozen = values["--exit-when-idle"], values["--max-frozen-s"]
     return WorkerSettings(
         receiver_url=values["--receiver-url"],
         state_dir=Path(values["--state-dir"]).absolute(),
         host=host,
-        poll_s=_seconds("--poll-s", values["--poll-s"], 0.05),
+        poll_s=_seconds(named.get("--poll-s", "--poll-s"), values["--poll-s"], 0.05, "--poll-s 5"),
         once=bool(given["once"]),
-        exit_when_idle_s=_seconds("--exit-when-idle", idle, 0.0) if idle else None,
+        exit_when_idle_s=(
+            _seconds(named["--exit-when-idle"], idle, 0.0, "--exit-when-idle 600") if idle else None
+        ),
         trainer_module=values["--trainer-module"],
-        max_frozen_s=_seconds("--max-frozen-s", frozen, 1.0) if frozen else None,
+        max_frozen_s=(
+            _seconds(named["--max-frozen-s"], frozen, 1.0, "--max-frozen-s 3600") if frozen else None
+        ),
+        receiver_url_source=named.get("--receiver-url", "--receiver-url"),
         log_level=level,
     )
 
 
-def _seconds(flag: str, text: str, at_least: float) -> float:
+def _fault(source: str, found: str, expected: str, hint: str) -> SettingsError:
+    """`source`: the option, or the variable that it came from."""
+    return SettingsError(f"{source}: found {found!r}, expected {expected}; {hint}  [E211]")
+
+
+def _seconds(source: str, text: str, at_least: float, instead: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not at_least <= value <= 86_400:
-        raise SettingsError(f"{flag}: found {text!r}, expected seconds from {at_least:g} to 86400")
+        expected = f"seconds from {at_least:g} to 86400"
+        raise _fault(source, text, expected, f"write a number, such as {instead}")
     return value

@@ -143,6 +143,10 @@ class StateFolder:
         """The trainer's working folder."""
         return self.jobs / record.key
 
+    def log_folder(self, record: LeaseRecord) -> Path:
+        """Where the guard writes what the trainer prints."""
+        return self.job_folder(record) / "log"
+
     def end_file(self, record: LeaseRecord) -> Path:
         """Where the guard writes how the trainer ended, in case that the worker is dead by then."""
         return self.job_folder(record) / "end.json"

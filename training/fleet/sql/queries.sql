@@ -14,17 +14,53 @@ SELECT class_id, key FROM requirement_class;
 -- The best waiting jobs of a class, in the order in which they will be handed out: an index seek, whatever the
 -- number of jobs.
 SELECT * FROM job
-WHERE class_id = :class_id AND status = 'pending' AND held = 0
+WHERE class_id = :class_id AND status = 'pending' AND held = 0 AND paused_reason IS NULL
 ORDER BY priority DESC, seq LIMIT :most;
 
 -- name: class_following
 -- The jobs after the head, in the order in which they will be handed out; read from the index alone.
 SELECT seq, priority FROM job
-WHERE class_id = :class_id AND status = 'pending' AND held = 0
+WHERE class_id = :class_id AND status = 'pending' AND held = 0 AND paused_reason IS NULL
 ORDER BY priority DESC, seq LIMIT :most OFFSET 1;
 
 -- name: class_waiting
-SELECT class_id, count(*) AS n FROM job WHERE status = 'pending' AND held = 0 GROUP BY class_id;
+SELECT class_id, count(*) AS n FROM job WHERE status = 'pending' AND held = 0 AND paused_reason IS NULL GROUP BY class_id;
+
+-- name: class_names
+-- The names of the jobs of a class that go first.
+SELECT name FROM job
+WHERE class_id = :class_id AND status = 'pending' AND held = 0 AND paused_reason IS NULL
+ORDER BY priority DESC, seq LIMIT :most;
+
+-- name: held_names
+-- Jobs that would wait if the manifest still had them; each row with how many there are.
+SELECT name, count(*) OVER () AS n FROM job
+WHERE status = 'pending' AND held = 1 AND kind = 'job' ORDER BY priority DESC, seq LIMIT :most;
+
+-- name: class_before
+-- How many jobs of each class are handed out before one of this priority and age.
+SELECT class_id, count(*) AS n FROM job
+WHERE status = 'pending' AND held = 0 AND paused_reason IS NULL
+    AND (priority > :priority OR (priority = :priority AND seq < :seq))
+GROUP BY class_id;
+
+-- name: jobs_in_line
+-- What waits, in the order in which it is handed out.
+SELECT job_id, class_id, model, mode FROM job
+WHERE status = 'pending' AND held = 0 AND paused_reason IS NULL ORDER BY priority DESC, seq;
+
+-- name: jobs_under_way
+SELECT job_id, model, mode, claimed_by, claimed_at FROM job WHERE status IN ('claimed', 'running');
+
+-- name: attempts_past
+-- How long completed attempts took, the newest first; without those that went on from a checkpoint.
+SELECT job.model, job.mode, attempt.host, coalesce(attempt.duration_s, attempt.ended_at - attempt.claimed_at) AS took_s,
+    attempt.peak_rss_mib
+FROM attempt JOIN job USING (job_id)
+WHERE attempt.outcome = 'completed' AND NOT EXISTS (
+    SELECT 1 FROM attempt AS before WHERE before.job_id = attempt.job_id AND before.epoch = attempt.epoch - 1
+        AND before.generation = attempt.generation AND before.outcome = 'released')
+ORDER BY attempt.ended_at DESC LIMIT :most;
 
 -- name: class_next_ripe
 -- When the next job of the class loses its wish; NULL when none waits for that.
@@ -42,20 +78,34 @@ UPDATE job SET ready_at = :ready_at WHERE class_id = :class_id AND status = 'pen
 SELECT * FROM job WHERE job_id = :job_id;
 
 -- name: job_list
-SELECT * FROM job WHERE kind = :kind ORDER BY priority DESC, seq LIMIT :limit;
+SELECT * FROM job WHERE kind = :kind ORDER BY priority DESC, seq LIMIT :limit OFFSET :offset;
+
+-- name: job_noteworthy
+-- Of all jobs those that somebody may have to look after, or that run.
+SELECT * FROM job WHERE kind = :kind AND (status IN ('claimed', 'running', 'failed')
+    OR (status = 'pending' AND (program_failures > 0 OR host_losses > 0 OR kind = 'shadow')))
+ORDER BY priority DESC, seq;
+
+-- name: job_names
+-- What a word on a command line may mean; in the order of the list.
+SELECT job_id, name, status, held, kind, artifact_id, claimed_by FROM job ORDER BY priority DESC, seq;
 
 -- name: job_list_by_status
-SELECT * FROM job WHERE kind = :kind AND status = :status ORDER BY priority DESC, seq LIMIT :limit;
+SELECT * FROM job WHERE kind = :kind AND status = :status ORDER BY priority DESC, seq LIMIT :limit OFFSET :offset;
 
 -- name: job_live
 SELECT * FROM job WHERE status IN ('claimed', 'running');
 
 -- name: job_counts
-SELECT status, count(*) AS n FROM job WHERE kind = 'job' GROUP BY status;
+SELECT status, count(*) AS n FROM job WHERE kind = :kind GROUP BY status;
 
--- name: job_ids_in_manifest
+-- name: jobs_in_manifest
 -- Shadow runs never stand there: a reload leaves them alone.
-SELECT job_id FROM job WHERE held = 0 AND kind = 'job';
+SELECT * FROM job WHERE held = 0 AND kind = 'job';
+
+-- name: jobs_held
+-- Where the jobs stand that the manifest no longer has: a plan is bound to these too.
+SELECT job_id, name, status, generation, held, epoch FROM job WHERE held = 1 AND kind = 'job';
 
 -- name: job_add
 INSERT INTO job (job_id, name, model, mode, spec, priority, class_id, status, ready_at)
@@ -66,6 +116,9 @@ INSERT INTO job (job_id, name, model, mode, spec, priority, class_id, status, da
 VALUES (:job_id, :name, :model, :mode, :spec, :priority, :class_id, 'pending', :dataset_id, 'shadow', :of_job_id,
     :of_artifact_id);
 
+-- name: shadows_of_artifact
+SELECT * FROM job WHERE kind = 'shadow' AND of_artifact_id = :artifact_id ORDER BY seq;
+
 -- name: shadows_of
 SELECT * FROM job WHERE kind = 'shadow' AND of_job_id = :job_id ORDER BY seq;
 
@@ -74,7 +127,7 @@ SELECT * FROM job WHERE kind = 'shadow' AND of_job_id = :job_id ORDER BY seq;
 -- the row as it was.)
 UPDATE job SET status = 'claimed', lapsed = 0, epoch = epoch + 1, attempts = attempts + 1, claimed_by = :host,
     claimed_at = :at, heartbeat_at = NULL, ready_at = NULL
-WHERE seq = :seq AND epoch = :epoch AND status = 'pending' AND held = 0;
+WHERE seq = :seq AND epoch = :epoch AND status = 'pending' AND held = 0 AND paused_reason IS NULL;
 
 -- name: job_save
 -- Writes every mutable column of a row, if it is still in the phase and epoch it was read in.
@@ -83,7 +136,7 @@ UPDATE job SET name = :name, spec = :spec, priority = :priority, class_id = :cla
     host_losses = :host_losses, program_failures = :program_failures, learned = :learned,
     claimed_by = :claimed_by, claimed_at = :claimed_at, heartbeat_at = :heartbeat_at,
     completed_at = :completed_at, last_error = :last_error, artifact_id = :artifact_id, metrics = :metrics,
-    dataset_id = :dataset_id, trainer_digest = :trainer_digest
+    dataset_id = :dataset_id, trainer_digest = :trainer_digest, paused_reason = :paused_reason
 WHERE job_id = :job_id AND epoch = :epoch AND status = :old_status AND lapsed = :old_lapsed;
 
 -- name: job_seen
@@ -95,6 +148,21 @@ VALUES (:job_id, :epoch, :generation, :host, :token, :claim_request, :at, :datas
 
 -- name: attempts
 SELECT * FROM attempt WHERE job_id = :job_id ORDER BY epoch;
+
+-- name: attempts_made
+-- How each artifact that completed a job was made.
+SELECT attempt.job_id, attempt.artifact_id, duration_s, peak_rss_mib, size_bytes FROM attempt
+LEFT JOIN upload ON upload.job_id = attempt.job_id AND upload.epoch = attempt.epoch
+    AND upload.artifact_id = attempt.artifact_id
+WHERE outcome = 'completed';
+
+-- name: attempts_with_artifact
+SELECT * FROM attempt WHERE artifact_id = :artifact_id AND outcome = 'completed' ORDER BY claimed_at;
+
+-- name: attempts_on_host
+-- The latest attempts on a host, with the names of their jobs.
+SELECT attempt.*, job.name FROM attempt JOIN job ON job.job_id = attempt.job_id
+WHERE host = :host ORDER BY attempt.claimed_at DESC LIMIT :most;
 
 -- name: attempt_live
 SELECT * FROM attempt WHERE job_id = :job_id AND epoch = :epoch;
@@ -116,6 +184,9 @@ ON CONFLICT (job_id, epoch, artifact_id) DO NOTHING;
 -- name: upload_has
 SELECT 1 FROM upload WHERE job_id = :job_id AND epoch = :epoch AND artifact_id = :artifact_id;
 
+-- name: uploads_of
+SELECT job_id, epoch, size_bytes, at FROM upload WHERE artifact_id = :artifact_id ORDER BY at;
+
 -- name: worker_seen
 INSERT INTO worker (host, capability, first_seen_at, last_seen_at) VALUES (:host, :capability, :at, :at)
 ON CONFLICT (host) DO UPDATE SET capability = excluded.capability, last_seen_at = excluded.last_seen_at;
@@ -133,6 +204,9 @@ WHERE host = :host;
 -- name: workers_resume
 UPDATE worker SET paused_reason = NULL, failures_in_a_row = 0, last_failed_job = NULL;
 
+-- name: worker_resume
+UPDATE worker SET paused_reason = NULL, failures_in_a_row = 0, last_failed_job = NULL WHERE host = :host;
+
 -- name: worker_forget
 DELETE FROM worker WHERE host = :host;
 
@@ -146,6 +220,16 @@ ON CONFLICT (host) DO UPDATE SET reason = excluded.reason, at = excluded.at;
 -- name: drain_remove
 DELETE FROM drained_host WHERE host = :host;
 
+-- name: fleet_paused
+SELECT reason FROM fleet_pause;
+
+-- name: fleet_pause
+INSERT INTO fleet_pause (one, reason, at) VALUES (1, :reason, :at)
+ON CONFLICT (one) DO UPDATE SET reason = excluded.reason, at = excluded.at;
+
+-- name: fleet_resume
+DELETE FROM fleet_pause;
+
 -- name: audit_host_add
 INSERT INTO audit (at, actor, event, job_id, from_phase, to_phase, epoch, detail, host)
 VALUES (:at, :actor, :event, '', '', '', 0, :detail, :host);
@@ -157,8 +241,67 @@ SELECT at, actor, event, detail FROM audit WHERE job_id = '' AND host = :host OR
 INSERT INTO audit (at, actor, event, job_id, from_phase, to_phase, epoch, detail)
 VALUES (:at, :actor, :event, :job_id, :from_phase, :to_phase, :epoch, :detail);
 
+-- name: audit_last
+SELECT coalesce(max(seq), 0) AS seq FROM audit;
+
+-- name: audit_since
+-- The last thing that happened to a job after an event.
+SELECT at, actor, event, detail FROM audit WHERE job_id = :job_id AND seq > :after ORDER BY seq DESC LIMIT 1;
+
 -- name: audit_of
 SELECT * FROM audit WHERE job_id = :job_id ORDER BY seq;
+
+-- name: audit_span
+-- The oldest and the newest audit row's number; 0 when there is none.
+SELECT coalesce((SELECT min(seq) FROM audit), 0) AS first_seq, coalesce((SELECT max(seq) FROM audit), 0) AS last_seq;
+
+-- name: audit_count_after
+SELECT count(*) AS n FROM audit WHERE seq > :after;
+
+-- name: audit_after
+SELECT audit.*, coalesce(job.name, '') AS name FROM audit LEFT JOIN job ON job.job_id = audit.job_id
+WHERE audit.seq > :after ORDER BY audit.seq LIMIT :limit;
+
+-- name: audit_page_up
+-- Of a filtered list, the oldest first. An empty filter lets all pass.
+SELECT audit.*, coalesce(job.name, '') AS name FROM audit LEFT JOIN job ON job.job_id = audit.job_id
+WHERE audit.seq > :after AND audit.seq < :before AND (:event = '' OR audit.event = :event)
+    AND (:job = '' OR audit.job_id = :job OR job.name = :job)
+    AND (:host = '' OR audit.host = :host OR audit.actor = 'host:' || :host
+        OR (audit.event = 'expire' AND audit.detail = :host))
+ORDER BY audit.seq LIMIT :limit;
+
+-- name: audit_page_down
+-- The same, the newest first.
+SELECT audit.*, coalesce(job.name, '') AS name FROM audit LEFT JOIN job ON job.job_id = audit.job_id
+WHERE audit.seq > :after AND audit.seq < :before AND (:event = '' OR audit.event = :event)
+    AND (:job = '' OR audit.job_id = :job OR job.name = :job)
+    AND (:host = '' OR audit.host = :host OR audit.actor = 'host:' || :host
+        OR (audit.event = 'expire' AND audit.detail = :host))
+ORDER BY audit.seq DESC LIMIT :limit;
+
+-- name: metrics_moves
+-- What happened to jobs since, counted for GET /metrics.
+SELECT event, from_phase, count(*) AS n FROM audit
+WHERE seq > :after AND seq <= :upto AND job_id <> '' GROUP BY event, from_phase;
+
+-- name: metrics_durations
+-- How long the attempts took that were ended by their worker since.
+SELECT audit.event, attempt.ended_at - attempt.claimed_at AS took_s
+FROM audit JOIN attempt ON attempt.job_id = audit.job_id AND attempt.epoch = audit.epoch
+WHERE audit.seq > :after AND audit.seq <= :upto AND audit.event IN ('complete', 'fail', 'release')
+    AND attempt.ended_at IS NOT NULL;
+
+-- name: metrics_uploads
+SELECT coalesce(sum(size_bytes), 0) AS bytes FROM upload;
+
+-- name: notify_unfinished
+-- Jobs that wait or run; not those that the manifest no longer names, and no verification runs.
+SELECT count(*) AS n FROM job
+WHERE kind = 'job' AND (status IN ('claimed', 'running') OR (status = 'pending' AND held = 0));
+
+-- name: notify_live
+SELECT job_id, name FROM job WHERE status IN ('claimed', 'running');
 
 -- name: dataset_add
 INSERT INTO dataset (dataset_id, path) VALUES (:dataset_id, :path)
@@ -166,3 +309,61 @@ ON CONFLICT (dataset_id) DO UPDATE SET path = excluded.path;
 
 -- name: datasets
 SELECT dataset_id, path FROM dataset;
+
+-- name: retention_jobs
+-- `ended_at`: of the last event, which for a job that has ended is its end.
+SELECT job_id, name, kind, status, lapsed, epoch, artifact_id, of_artifact_id,
+    (SELECT max(at) FROM audit WHERE audit.job_id = job.job_id) AS ended_at
+FROM job;
+
+-- name: retention_completed
+SELECT job_id, epoch, artifact_id, ended_at FROM attempt WHERE outcome = 'completed' AND artifact_id IS NOT NULL;
+
+-- name: retention_uploads
+SELECT job_id, epoch, artifact_id, at FROM upload;
+
+-- name: artifact_in_use
+-- Asked in the transaction that removes it: a job, a verification run or an attempt that may still complete names it.
+SELECT 1 FROM job WHERE artifact_id = :artifact_id OR of_artifact_id = :artifact_id
+UNION ALL
+SELECT 1 FROM upload JOIN job ON job.job_id = upload.job_id AND job.epoch = upload.epoch
+WHERE upload.artifact_id = :artifact_id AND (job.status IN ('claimed', 'running') OR job.lapsed = 1)
+LIMIT 1;
+
+-- name: removed_add
+INSERT INTO removed_artifact (artifact_id, size_bytes, why, at) VALUES (:artifact_id, :size_bytes, :why, :at)
+ON CONFLICT (artifact_id) DO UPDATE SET size_bytes = excluded.size_bytes, why = excluded.why, at = excluded.at;
+
+-- name: removed_forget
+DELETE FROM removed_artifact WHERE artifact_id = :artifact_id;
+
+-- name: removed
+SELECT artifact_id, why, at FROM removed_artifact;
+
+-- name: removed_one
+SELECT artifact_id, why, at FROM removed_artifact WHERE artifact_id = :artifact_id;
+
+-- name: shadow_remove
+DELETE FROM job WHERE job_id = :job_id AND kind = 'shadow' AND lapsed = 0 AND status IN ('completed', 'failed', 'cancelled');
+
+-- name: attempts_remove
+DELETE FROM attempt WHERE job_id = :job_id;
+
+-- name: shadow_id_was_used
+SELECT 1 FROM job WHERE job_id = :job_id
+UNION ALL SELECT 1 FROM upload WHERE job_id = :job_id
+UNION ALL SELECT 1 FROM audit WHERE job_id = :job_id LIMIT 1;
+
+-- name: trail_old
+-- Events before a moment, but the latest one of each job, of each host and of the fleet.
+SELECT seq FROM audit
+WHERE at < :before AND seq NOT IN (SELECT max(seq) FROM audit GROUP BY job_id, host) ORDER BY seq;
+
+-- name: trail_remove
+DELETE FROM audit WHERE seq IN (SELECT value FROM json_each(:seqs));
+
+-- name: gc_ran
+INSERT INTO gc_run (one, at) VALUES (1, :at) ON CONFLICT (one) DO UPDATE SET at = excluded.at;
+
+-- name: gc_last
+SELECT at FROM gc_run;
