@@ -244,8 +244,8 @@ class TestCommandLine:
 
     def test_an_unknown_host_is_refused(self, receiver: LiveReceiver) -> None:
         code, out = self.run(receiver, "drain", "bxo")
-        assert code == exits.REFUSED
-        assert "no host bxo" in out
+        assert code == exits.USAGE
+        assert 'no host is called "bxo"' in out
 
 
 class TestForgetting:

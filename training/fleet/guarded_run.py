@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cis490.clock import Clock
+from cis490.threads import start_beside
 from training.fleet import guard_wire
 from training.fleet.guard_rules import EndReason
 from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd
@@ -74,7 +75,7 @@ class GuardedRun:
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._process = _start(command)
         self._send(guard_wire.start_line(command))
-        threading.Thread(target=self._listen, name="guard", daemon=True).start()
+        start_beside(threading.Thread(target=self._listen, name="guard", daemon=True))
 
     @property
     def pid(self) -> int | None:

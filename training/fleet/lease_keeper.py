@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 from cis490.clock import Clock, SystemClock
 from cis490.logs import event
+from cis490.threads import start_beside
 from training.fleet.client import FleetError, LeaseGone, Refused, backoff_s
 from training.fleet.point_buffer import PointBuffer
 from training.fleet.reports import Usage, usage_json
@@ -78,7 +79,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name=f"lease-{record.key}", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        start_beside(self._thread)
         return self
 
     def __exit__(

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from cis490.logs import event
+from cis490.threads import start_beside
 from training.fleet.client import FleetError, LeaseGone, Refused, backoff_s
 from training.fleet.reports import MAX_LOG_BYTES
 from training.fleet.segments import read
@@ -74,7 +75,7 @@ class LogFeed:
         self._thread = threading.Thread(target=self._run, name=f"log-{record.key}", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        start_beside(self._thread)
         return self
 
     def __exit__(

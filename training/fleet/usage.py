@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cis490.logs import event
+from cis490.threads import start_beside
 from training.fleet.capability import SMI_PLACES, ChildResult, RunChild, run_child
 from training.fleet.reports import MAX_USED_GPUS, GpuUsage, Usage
 
@@ -76,7 +77,9 @@ class UsageMeter:
         with self._lock:
             if not self._is_sampling:
                 with contextlib.suppress(RuntimeError):  # no room for one more thread
-                    threading.Thread(target=self._sample, args=(pid,), name="usage", daemon=True).start()
+                    start_beside(
+                        threading.Thread(target=self._sample, args=(pid,), name="usage", daemon=True)
+                    )
                     self._is_sampling = True
             if wait_s > 0:
                 self._lock.wait_for(lambda: not self._is_sampling, wait_s)
