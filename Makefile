@@ -10,7 +10,7 @@ UPGRADE ?= --upgrade
 ARGS ?=
 # Modules whose every branch is covered by tests, and the tests that cover them.
 CORE := lifecycle eligibility budgets queue queue_state \
-  manifest manifest_jobs manifest_hosts manifest_table manifest_faults
+  manifest manifest_jobs manifest_hosts manifest_table manifest_faults manifest_retention retention steering
 CORE_TESTS := tests/contract tests/property tests/unit/test_lifecycle.py tests/unit/test_eligibility.py \
   tests/unit/test_budgets.py $(wildcard tests/unit/test_manifest*.py) tests/unit/test_writer_and_reaper.py
 

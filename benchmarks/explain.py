@@ -11,6 +11,7 @@ JSON line for each with the median and the worst of the rounds, in milliseconds.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from training.fleet import expectations, explain, plan
+from training.fleet import manifest as manifests
 from training.fleet.coordinator import Coordinator
 from training.fleet.queue import JobQueue
 from training.fleet.types import Capability, Gpu, HostSpec, JobSpec, Manifest, Policy
@@ -60,6 +62,31 @@ def _job(number: int, kind: int, hosts: int) -> JobSpec:
     )  # fmt: skip
 
 
+def text_of(manifest: Manifest) -> str:
+    """The manifest as a file has it, a table for each host and job."""
+    lines = [f'name = "{manifest.name}"']
+    for host in manifest.hosts.values():
+        lines += ["[[hosts]]", f'name = "{host.name}"']
+        lists = (("deny_jobs", host.deny_jobs), ("allow_jobs", host.allow_jobs))
+        lines += [f"{key} = {json.dumps(value)}" for key, value in lists if value]
+    for job in manifest.jobs:
+        lines += ["[[jobs]]", f'name = "{job.name}"', f'model = "{job.model}"', f'mode = "{job.mode}"']
+        lines += [
+            f"{key} = {json.dumps(value)}"
+            for key in (
+                "seed",
+                "priority",
+                "require_cuda",
+                "prefer_cuda",
+                "min_vram_gib",
+                "min_ram_gib",
+                "allowed_hosts",
+            )
+            if (value := getattr(job, key))
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def edit(manifest: Manifest) -> Manifest:
     """The same with a change in every tenth job and host, one job fewer and one more."""
     jobs = [
@@ -70,7 +97,7 @@ def edit(manifest: Manifest) -> Manifest:
         name: replace(host, deny_jobs=("mlp",)) if at % 10 == 0 else host
         for at, (name, host) in enumerate(manifest.hosts.items())
     }
-    new = replace(jobs[0], job_id="f" * 64, name="new")
+    new = replace(jobs[0], job_id="f" * 64, seed=len(jobs), name="new")
     return replace(manifest, jobs=(*jobs[1:], new), hosts=hosts, digest="e" * 64)
 
 
@@ -122,7 +149,11 @@ def receiver(manifest: Manifest) -> Iterator[tuple[Coordinator, Callable[[str, s
         queue = JobQueue(folder / "training_jobs.db")
         store = ModelStore(folder / "models", folder / "incoming", folder / "models" / "index.jsonl")
         app = make_app(
-            queue=queue, store=store, manifest_path=folder / "none", manifest=manifest, operator_token="x"
+            queue=queue,
+            store=store,
+            manifest_path=folder / "large.toml",
+            manifest=manifest,
+            operator_token="x",
         )
         populate(queue, manifest)
         bound = bind(ListenAddress(port=0))
@@ -131,7 +162,12 @@ def receiver(manifest: Manifest) -> Iterator[tuple[Coordinator, Callable[[str, s
         thread.start()
         line = http.client.HTTPConnection("127.0.0.1", bound.getsockname()[1], timeout=60)
 
+        asked_s = [time.monotonic()]
+
         def send(method: str, path: str) -> bytes:
+            if time.monotonic() - asked_s.pop() > 2:
+                line.close()  # the server has closed a line that was idle for so long, or will
+            asked_s.append(time.monotonic())
             line.request(method, path, headers={"X-Operator-Token": "x"})
             answer = line.getresponse()
             body = answer.read()
@@ -154,7 +190,13 @@ def questions(
     """What is measured: each takes the number of the round, which picks the job or the host."""
     queue, waiting = app.queue, [row.job_id for row in app.queue.list_jobs("pending")]
     names = list(manifest.hosts)
-    edited = edit(manifest)
+    text, file = text_of(edit(manifest)), app.manifest_path
+    edited = manifests.loads(text)
+    file.write_text(text)
+
+    def plan_of_a_new_file(round_: int) -> bytes:
+        file.write_text(f"{text}# {round_}\n")
+        return send("POST", "/v1/manifest/plan")
 
     def job_of(round_: int) -> str:
         return waiting[round_ * 37 % len(waiting)]
@@ -174,6 +216,8 @@ def questions(
         "stuck": lambda _: explain.stuck(queue, queue.clock.now_s()),
         "estimates": lambda _: expectations.of_fleet(queue),
         "plan": lambda _: plan.make(plan.look(queue, edited, manifest), edited, TRAINER),
+        "plan over HTTP, file read before": lambda _: send("POST", "/v1/manifest/plan"),
+        "plan over HTTP, file just saved": plan_of_a_new_file,
     }
 
 
@@ -203,8 +247,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=30)
     args = parser.parse_args()
-    manifest = large_manifest(args.hosts, args.jobs, args.classes)
+    manifest = manifests.loads(text_of(large_manifest(args.hosts, args.jobs, args.classes)))
     with receiver(manifest) as (app, send):
+        gc.freeze()  # as the receiver does once it has started
         for name, ask in questions(app, send, manifest).items():
             found = measured(ask, args.rounds)
             print(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cis490.digest import short
-from cis490.progress import ELSEWHERE_S, Every, bar
+from cis490.progress import ELSEWHERE_S, Every, bar, left_s, span
 from tools.demo_parts import DemoError, Part, tail
 from tools.demo_report import Row, number, text
 from training.fleet.client import FleetClient, Unreachable
@@ -16,6 +16,8 @@ from training.fleet.client import FleetClient, Unreachable
 POLL_S = 0.3
 KNOWN_S = 180.0
 """Longest wait for a worker's first call: it asks torch for GPUs before, which takes long on a cold or busy machine."""
+BASIS_JOBS = 0.1
+"""Before so much of a job is done, a rate says nothing."""
 OVER = ("completed", "failed", "cancelled")
 PASSING = frozenset({"live", "not_paused", "free_slot", "preference"})
 """Constraints that pass with time. A job that fails none but these fits this machine."""
@@ -62,6 +64,8 @@ class Watch:
         self._told: dict[str, object] = {}
         self._started: set[str] = set()
         self._first = True
+        self._began_s = 0.0
+        self._kept = 0
 
     def until_known(self) -> None:
         """Return once the worker has reported to the receiver. Raises DemoError when it does not."""
@@ -76,6 +80,7 @@ class Watch:
 
         Raises DemoError when a part ends, the host is paused, or the time is up.
         """
+        self._began_s = self._narrator.elapsed_s()
         rows = self._client.jobs()
         fitting = {
             text(row, "name") for row in rows if row["status"] != "pending" or self._fits(text(row, "job_id"))
@@ -85,6 +90,7 @@ class Watch:
             if row["status"] in OVER:  # the last demo was kept
                 self._told[text(row, "name")] = _state(row)
                 self._narrator.event(text(row, "name"), f"{row['status']} before")
+                self._kept += 1
         found: list[Row] = []
 
         def over() -> bool:
@@ -160,7 +166,26 @@ class Watch:
             ", ".join(f"{text(row, 'name')}{progress(row)}" for row in busy)
             or "waiting for the worker's next claim"
         )
-        return f"          {bar(over, len(rows), 10)} {over} of {len(rows)} over; now: {what}"
+        done = over + sum(_share(row) for row in busy)
+        took_s = self._narrator.elapsed_s() - self._began_s
+        return f"          {pace(done, over, len(rows), took_s, self._kept)}; now: {what}"
+
+
+def pace(done: float, over: int, total: int, elapsed_s: float, kept: int = 0) -> str:
+    """`[#####.....] 2 of 4 over, 7.5 jobs/min, 16 s left`; `done` counts the begun part of a job, too. `kept` of them
+    were over before."""
+    parts = [f"{bar(done, total, 10)} {over} of {total} over".strip()]
+    rest = left_s(done - kept, total - kept, elapsed_s)
+    if rest is not None and over < total and done - kept >= BASIS_JOBS:
+        parts += [f"{60 * (done - kept) / elapsed_s:.1f} jobs/min", f"{span(rest)} left"]
+    return ", ".join(parts)
+
+
+def _share(row: Row) -> float:
+    """How much of a running job is done, 0 to 1, as its last heartbeat told."""
+    last = row.get("progress") or {}
+    step, total = last.get("step"), last.get("total")
+    return min(max(step / total, 0.0), 1.0) if step is not None and total else 0.0
 
 
 def _state(row: Row) -> tuple[object, ...]:

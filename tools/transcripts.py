@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import shlex
 import tempfile
 import threading
@@ -40,6 +41,9 @@ name = "lab-fleet"
 [retention]
 artifact_days = 90
 log_days = 30
+
+[notify]
+webhook_url_env = "LAB_WEBHOOK_URL"
 
 [[hosts]]
 name = "gpu-1"
@@ -232,6 +236,9 @@ def _log(fleet: Fleet, host: str, job_id: str) -> None:
 def a_fleet() -> Iterator[Fleet]:
     """A receiver on a free port with the fleet that the page shows."""
     clock = ManualClock(wall_s=START_S)
+    logging.getLogger("training").addHandler(
+        logging.NullHandler()
+    )  # what the receiver logs is no part of a page
     with (
         tempfile.TemporaryDirectory() as scratch,
         mock.patch.object(coordinator, "trainer_digest", return_value=TRAINER),
@@ -254,6 +261,7 @@ def _look(fleet: Fleet) -> dict[str, str]:
         "events": typed("cis490-jobs events --limit 4"),
         "logs": typed("cis490-jobs logs mlp-realistic --tail 3"),
         "diff": typed("cis490-jobs diff gbt-oracle gbt-realistic"),
+        "notify": typed("cis490-jobs notify --test"),
         "explain": typed("cis490-jobs explain W001"),
     }
 
@@ -321,7 +329,7 @@ def all_of_them() -> dict[str, str]:
 
 VERBS = (
     "status", "list", "show", "workers", "models", "why", "watch", "logs", "events", "cancel", "requeue", "verify",
-    "plan", "reload", "explain", "drain", "undrain", "pause", "resume", "gc", "pull", "diff",
+    "plan", "reload", "explain", "drain", "undrain", "pause", "resume", "notify", "gc", "pull", "diff",
 )  # fmt: skip
 """Those with a transcript. `doctor` shows the machine it runs on, `completion` a script."""
 

@@ -12,6 +12,7 @@ from tests.browser.conftest import OpenPage
 from tests.factories.live_receiver import LiveReceiver, live_receiver
 from tests.factories.processes import wait_until
 from tests.factories.seeded_fleet import SMALL_MANIFEST, seed_reports, seed_small
+from training.fleet.event_routes import MAX_STREAMS
 
 HEARTBEAT = {"event": "progress", "total": 40, "unit": "epoch", "loss": 0.3}
 
@@ -110,9 +111,7 @@ def test_a_row_that_comes_or_goes_takes_no_other_with_it(lab: LiveReceiver, open
     )
 
 
-def test_when_the_stream_is_down_the_page_says_how_old_it_is_and_recovers(
-    lab: LiveReceiver, open_page: OpenPage
-) -> None:
+def test_when_the_stream_is_down_the_page_says_how_old_it_is(lab: LiveReceiver, open_page: OpenPage) -> None:
     page = open_page(f"{lab.url}/").page
     is_live(page)
     assert page.locator("#stream").is_hidden()
@@ -122,6 +121,48 @@ def test_when_the_stream_is_down_the_page_says_how_old_it_is_and_recovers(
     assert "Not live" in told
     assert "Last update" in told
     assert page.locator("#stream [role=status]").count() == 1, "said once, not with every second"
+
+
+def test_a_receiver_that_is_started_again_is_found_again_by_itself(
+    tmp_path: Path, open_page: OpenPage
+) -> None:
+    with live_receiver(tmp_path, SMALL_MANIFEST) as first:
+        seed_small(first.queue)
+        page = open_page(f"{first.url}/").page
+        is_live(page)
+    page.wait_for_selector("#stream:not([hidden])")
+    with live_receiver(tmp_path, SMALL_MANIFEST, port=first.port) as again:
+        again.operator("/v1/fleet/pause", {"reason": "after the restart"})
+        page.wait_for_selector("#operate >> text=after the restart")
+        is_live(page)
+        assert page.locator("#stream").is_hidden()
+
+
+def test_a_page_that_gets_no_stream_is_fetched_from_time_to_time_and_says_how_old_it_is(
+    lab: LiveReceiver, open_page: OpenPage
+) -> None:
+    lab.coordinator.event_streams = MAX_STREAMS
+    page = open_page(f"{lab.url}/").page
+    page.wait_for_selector("html[data-stream=down]")
+    beat(lab, "gpu-1", 25)
+    page.wait_for_selector("text=epoch 25/40")
+    assert page.locator("#stream [data-age]").inner_text() in {"0 s", "1 s"}
+    lab.coordinator.event_streams = 0
+    is_live(page)
+
+
+def test_a_page_that_cannot_be_fetched_gives_its_stream_up_as_well(
+    lab: LiveReceiver, open_page: OpenPage
+) -> None:
+    """A link that is cut says nothing: the browser would take the dead stream for a quiet one."""
+    page = open_page(f"{lab.url}/").page
+    is_live(page)
+    page.route(f"{lab.url}/", lambda route: route.abort())
+    beat(lab, "gpu-1", 26)
+    page.wait_for_selector("html[data-stream=down]")
+    page.unroute(f"{lab.url}/")
+    page.wait_for_selector("text=epoch 26/40")
+    is_live(page)
 
 
 def test_messages_for_a_screen_reader_are_few(lab: LiveReceiver, open_page: OpenPage) -> None:

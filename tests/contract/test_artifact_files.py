@@ -170,6 +170,22 @@ def test_a_hostile_artifact_is_refused_in_words(receiver: LiveReceiver, data: by
     assert receiver.send("GET", f"/v1/model/{artifact_id}").raw == data, "it may still be fetched"
 
 
+def test_an_artifact_that_is_no_bundle_is_read_once_however_often_it_is_asked_for(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bomb costs a second of a processor; a page asks anew at every event."""
+    artifact_id = artifacts.complete_next(receiver, HOSTILE["a tower of entries"])
+    reads: list[str] = []
+
+    def counted(path: Path, *args: object, **kwargs: object) -> object:
+        reads.append(path.name)
+        return bundle.read_members(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artifact_files, "read_members", counted)
+    answers = {str(get(receiver, artifact_id, "files").body) for _ in range(3)}
+    assert (len(reads), len(answers)) == (1, 1)
+
+
 def test_nothing_is_left_on_the_disk(receiver: LiveReceiver, artifact: str, tmp_path: Path) -> None:
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     get(receiver, artifact, "file/plots/roc.csv")

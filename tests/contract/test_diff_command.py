@@ -13,6 +13,8 @@ from tests.factories.command import run
 from tests.factories.live_receiver import LiveReceiver, live_receiver
 from training.fleet import exits
 from training.fleet.artifact_diff import Side, difference
+from training.fleet.render import View
+from training.fleet.render_diff import diff
 
 MANIFEST = """
 name = "two"
@@ -57,7 +59,7 @@ def test_what_differs_stands_side_by_side_and_what_is_the_same_is_named(receiver
     told = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
     assert told["mode"] == ["oracle", "realistic"]
     assert told["hyper.learning_rate"] == ["0.1", "0.05"]
-    assert told["roc_auc"] == ["0.97", "(0.95-0.98)", "0.91", "(0.88-0.94)", "-0.0600", "apart"]
+    assert told["roc_auc"] == ["0.970", "(.950-.980)", "0.910", "(.880-.940)", "-0.0600", "apart"]
     assert [line for line in lines if line.startswith("the same: model, seed")]
     assert [line for line in lines if line.startswith("extra.bin") and "not there" in line]
 
@@ -105,6 +107,29 @@ def test_nothing_is_fetched_but_small_texts(
 def test_files_of_one_size_that_nobody_read_are_not_called_equal() -> None:
     one, other = Side("a" * 64, "a", files={"model.bin": 7}), Side("b" * 64, "b", files={"model.bin": 7})
     assert [file.same for file in difference(one, other).files] == [None]
+
+
+def test_the_measures_of_a_real_training_fit_80_columns() -> None:
+    high = {
+        "roc_auc_of_mere_activity": 0.6429,
+        "pr_auc": 0.9994,
+        "pr_auc_ci95": [0.9971, 1.0],
+        "windows": 360,
+    }
+    low = {
+        "roc_auc_of_mere_activity": 0.5,
+        "pr_auc": 0.97912345,
+        "pr_auc_ci95": [0.9389, 0.9992],
+        "windows": 360,
+    }
+    one, other = Side("a" * 64, "a", metrics=high), Side("b" * 64, "b", metrics=low)
+    lines = diff(View(0.0, 80), difference(one, other))
+    assert max(map(len, lines)) <= 80
+    assert "metric\tpr_auc\t0.9994 (0.9971-1)\t0.97912345 (0.9389-0.9992)\toverlap" in diff(
+        View(0.0, None), difference(one, other)
+    )
+    (row,) = (line.split() for line in lines if line.startswith("pr_auc "))
+    assert row == ["pr_auc", "0.999", "(.997-1)", "0.979", "(.939-.999)", "-0.0203", "overlap"]
 
 
 def test_intervals_that_touch_overlap() -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cis490.ballast import Ballast
 from cis490.locks import hold
 from tests.factories.live_receiver import TOKEN, LiveReceiver, live_receiver
 from tests.factories.small_disk import small_disk
-from training.fleet import capability, cli, doctor, doctor_worker, exits
+from training.fleet import capability, cli, doctor, doctor_receiver, doctor_worker, exits
 from training.fleet.capability import Survey
 from training.fleet.types import Capability
 from training.fleet.verbs import Terminal
@@ -489,6 +490,20 @@ def test_the_manifests_word_about_a_host() -> None:
 
 
 # -- single looks
+
+
+def test_without_a_checkout_no_fix_names_a_file_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed from a wheel, neither the example manifest nor a repository lies beside the program."""
+    where = doctor_receiver.Places(tmp_path / "m.toml", tmp_path / "q.db", tmp_path, tmp_path)
+    with closing(sqlite3.connect(where.db)) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    monkeypatch.setattr(doctor_receiver, "CHECKOUT", tmp_path / "site-packages")
+    checks = doctor_receiver.checks(where, 0.0)
+    fixes = [one.fix for name in ("manifest", "database") for one in checks[name]()]
+    assert ["docs/manifest.md" in fixes[0], "newer version" in fixes[1]] == [True, True]
+    assert not any("site-packages" in fix for fix in fixes)
 
 
 def test_a_missing_library_is_named() -> None:

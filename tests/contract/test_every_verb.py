@@ -42,6 +42,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "drain": ("cpu-1",),
     "undrain": ("cpu-1",),
     "verify": ("gbt-oracle", "--no-wait"),
+    "notify": ("--test",),
     "gc": ("--dry-run",),
     "reload": ("--yes",),
     "requeue": ("transformer-realistic",),
@@ -144,7 +145,9 @@ def test_a_colour_says_nothing_that_a_word_does_not(fleet: Fleet, tmp_path: Path
     assert ESCAPE.sub("", painted) == run(fleet, "status", tmp_path=tmp_path).out
 
 
-@pytest.mark.parametrize("name", ["status", "list", "why", "workers", "events", "diff", "plan", "gc"])
+@pytest.mark.parametrize(
+    "name", ["status", "list", "why", "workers", "events", "diff", "plan", "gc", "models", "show", "notify"]
+)
 def test_a_screen_fits_80_columns_but_for_commands_to_copy(fleet: Fleet, name: str, tmp_path: Path) -> None:
     lines = run(fleet, name, tmp_path=tmp_path).out.splitlines()
     assert [line for line in lines if len(line) > 80 and "cis490-jobs" not in line] == []

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from cis490.clock import ManualClock
 from tests.factories.live_receiver import TOKEN, Answer, LiveReceiver, live_receiver
 from tests.factories.processes import wait_until
 from training.fleet import cli, exits, retention
+from training.fleet import gc as gc_steps
 from training.fleet.retention import JobFacts, Made
 from training.fleet.types import Retention
 from training.fleet.verbs import Terminal
@@ -187,6 +189,25 @@ def test_what_somebody_came_to_need_in_between_stays(
     assert receiver.send("GET", f"/v1/model/{sha(OLD)}").raw == OLD
     last = (receiver.store_root / "index.jsonl").read_text().splitlines()[-1]
     assert (json.loads(last)["status"], receiver.queue.read("removed")) == ("kept", [])
+
+
+def test_what_became_the_newest_result_of_a_job_in_between_stays(
+    receiver: LiveReceiver, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and writing down an attempt completes with the same bytes, and its job is queued again."""
+    job_id = superseded(receiver, clock)
+    assert receiver.operator(f"/v1/job/{job_id}/requeue", {"force": True}).status == 200
+    look = gc_steps.look
+
+    def then_it_is_trained_again(*given: Any) -> object:
+        found = look(*given)
+        train(receiver, OLD)
+        assert receiver.operator(f"/v1/job/{job_id}/requeue", {"force": True}).status == 200
+        return found
+
+    monkeypatch.setattr(gc_steps, "look", then_it_is_trained_again)
+    assert gc(receiver)["artifacts"] == []
+    assert receiver.send("GET", f"/v1/model/{sha(OLD)}").raw == OLD
 
 
 def test_a_file_that_cannot_be_removed_is_told_and_tried_again(
@@ -431,3 +452,13 @@ def test_without_rules_it_says_how_to_have_some(tmp_path: Path) -> None:
         assert run(receiver, "gc")[0] == exits.OK, "there is nothing to ask about"
         shown = gc_list(View(0.0, 100), receiver.operator("/v1/gc").body)
     assert shown[0] == "the manifest has no [retention]: everything is kept"
+
+
+def test_what_was_begun_under_rules_that_are_gone_is_listed_before_a_person_is_asked() -> None:
+    from training.fleet.render import View
+    from training.fleet.verbs_steering import gc_list
+
+    begun = {"artifact_id": sha(OLD), "job": "gbt-realistic", "size_bytes": 13, "why": "superseded"}
+    shown = gc_list(View(0.0, 100), {"dry_run": True, "rules": {}, "artifacts": [begun], "freed_bytes": 13})
+    assert any(sha(OLD)[:12] in line for line in shown)
+    assert not any("everything is kept" in line for line in shown)

@@ -73,6 +73,14 @@ def test_the_error_of_an_earlier_attempt_is_shown_harmless(person: Person) -> No
     assert "Error of an earlier attempt" in section(text, "state")
 
 
+def test_the_attempts_are_drawn_over_time_by_host_and_outcome(person: Person) -> None:
+    drawn = section(page(person, "/job/mlp-oracle"), "attempts")
+    assert 'class="span bad"' in drawn
+    assert 'class="span go"' in drawn
+    assert "2 attempts on a, b. The last: running on b." in drawn
+    assert "<svg" not in section(page(person, "/job/gru-oracle"), "attempts")
+
+
 def test_an_earlier_attempt_and_its_log_are_a_link_away(person: Person) -> None:
     text = page(person, "/job/mlp-oracle?attempt=1")
     assert "After epoch 5 the training loss is 1." in section(text, "learning")

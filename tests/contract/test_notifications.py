@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import logging
+import queue
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +19,13 @@ import pytest
 from cis490.ballast import Ballast
 from cis490.clock import ManualClock
 from cis490.logs import _LineFormatter
+from tests.factories.command import run
 from tests.factories.fleet import cpu_host
-from tests.factories.live_receiver import LiveReceiver, live_receiver
+from tests.factories.live_receiver import TOKEN, LiveReceiver, live_receiver
 from tests.factories.mail_and_hooks import Hook, mail_server, webhook
 from tests.factories.processes import wait_until
-from training.fleet import notifier, notify_send
-from training.fleet.notify import Sign, Storm, made
+from training.fleet import exits, notifier, notify_send
+from training.fleet.notify import Message, Sign, Storm, made
 from training.fleet.notify_send import Courier, Mail, NotSent, Webhook
 
 ONE_JOB = 'name = "lab"\n[policy]\nmax_failures = 1\n[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n'
@@ -137,6 +144,32 @@ def test_a_test_message_says_for_each_place_what_is_wrong(
     assert CANARY not in answer.raw.decode() + "".join(lines)
 
 
+def test_the_command_sends_a_test_and_its_exit_code_says_whether_each_place_took_it(
+    tmp_path: Path, hook: Hook
+) -> None:
+    with live_receiver(tmp_path, ONE_JOB + HOOK) as receiver:
+        taken = run(receiver.url, "notify", "--test", token=TOKEN)
+        assert (taken.code, taken.err) == (exits.OK, "")
+        assert taken.out.splitlines()[1].split() == ["webhook", "sent"]
+        hook.statuses = [404] * 2
+        refused = run(receiver.url, "notify", "--test", token=TOKEN)
+        assert refused.code == exits.REFUSED
+        assert "is its address still valid?" in " ".join(refused.out.split())
+        piped = run(receiver.url, "notify", "--test", token=TOKEN, terminal=False)
+        assert [line.split("\t")[:2] for line in piped.out.splitlines()] == [
+            ["PLACE", "STATE"],
+            ["webhook", "FAILED"],
+        ]
+        assert CANARY not in refused.out + piped.out
+
+
+def test_without_a_notify_table_the_command_says_where_to_write_one(tmp_path: Path) -> None:
+    with live_receiver(tmp_path, ONE_JOB) as receiver:
+        found = run(receiver.url, "notify", "--test", token=TOKEN)
+    assert found.code == exits.REFUSED
+    assert "[notify]" in found.err
+
+
 def test_a_variable_that_is_not_set_is_said_and_the_receiver_serves(
     tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +270,81 @@ def test_without_tls_no_password_is_sent_where_tls_is_wanted() -> None:
     with mail_server(login_answer="235 welcome") as box, pytest.raises(NotSent, match="STARTTLS"):
         _mail(box.port, CANARY, starttls=True).send(made("lab", [SIGN]))
     assert not [line for line in box.said if line.startswith("AUTH")]
+
+
+def _certificate(folder: Path, name: str) -> Path:
+    """A throw-away certificate for this name, its key in the same file."""
+    path = folder / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=test", "-addext", f"subjectAltName={name}", "-keyout", folder / "key.pem", "-out", path],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + (folder / "key.pem").read_bytes())
+    return path
+
+
+needs_openssl = pytest.mark.skipif(
+    shutil.which("openssl") is None,
+    reason="the openssl command is not installed, which makes the certificate",
+)
+
+
+@needs_openssl
+def test_the_password_and_the_letter_travel_encrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(trusted := _certificate(tmp_path, "IP:127.0.0.1"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with mail_server(login_answer="235 welcome", tls=tls) as box:
+        _mail(box.port, CANARY, starttls=True).send(made("lab", [SIGN]))
+        assert "next: cis490-jobs show gbt-oracle" in box.next()
+    verbs = [line.split()[0].upper() for line in box.said]
+    assert verbs == ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "RCPT", "DATA", "QUIT"]
+
+
+@needs_openssl
+@pytest.mark.parametrize(("name", "is_trusted"), [("IP:127.0.0.1", False), ("DNS:mail.example.org", True)])
+def test_a_mail_server_that_cannot_show_who_it_is_gets_no_password(
+    name: str, is_trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate := _certificate(tmp_path, name))
+    if is_trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with (
+        mail_server(login_answer="235 welcome", tls=tls) as box,
+        pytest.raises(NotSent, match="certificate verify failed"),
+    ):
+        _mail(box.port, CANARY, starttls=True).send(made("lab", [SIGN]))
+    assert [line.split()[0].upper() for line in box.said] == ["EHLO", "STARTTLS"]
+    assert box.got.empty()
+
+
+def test_a_storm_while_a_place_does_not_answer_is_counted_whole_and_logged_once(lines: list[str]) -> None:
+    class Slow:
+        kind = "slow"
+
+        def __init__(self) -> None:
+            self.got: queue.Queue[Message] = queue.Queue()
+            self.go_on = threading.Event()
+
+        def send(self, message: Message) -> None:
+            self.got.put(message)
+            assert self.go_on.wait(15)
+
+    place, n = Slow(), 2 * notify_send.MOST_WAITING + 500
+    courier = Courier(place, Storm("lab", 0.01))
+    courier.tell(SIGN)
+    assert len(place.got.get(timeout=15).signs) == 1
+    for number in range(n):
+        courier.tell(replace(SIGN, subject=f"job-{number}"))
+    place.go_on.set()
+    digest = place.got.get(timeout=15)
+    courier.close()
+    assert len(digest.signs) + digest.n_more == n
+    assert sum("event=notify.dropped" in line for line in lines) == 1
 
 
 def test_a_place_that_does_not_answer_holds_up_nobody(lines: list[str]) -> None:

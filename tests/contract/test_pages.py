@@ -255,3 +255,14 @@ def test_a_receiver_without_pages_has_the_interface_alone(tmp_path: Path) -> Non
             "error": "no such endpoint: /"
         }
         assert receiver.send("GET", "/v1/health").status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nothing", "/nothing.json", "/static/style.css", "/static/nothing.css", "/static/icon.svg", "/events.csv",
+     "/login", "/host/nothing", "/v1/overview", "/v1/nothing", "/metrics", "/openapi.json"],
+)  # fmt: skip
+def test_no_answer_whatever_it_is_lets_a_browser_run_something(path: str, person: Person) -> None:
+    answer = person.get(path)
+    assert "default-src" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"

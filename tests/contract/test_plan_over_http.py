@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,61 @@ def test_another_reload_refuses_the_plan(receiver: LiveReceiver) -> None:
     refused = apply(receiver, found["plan"])
 
     assert (refused.status, refused.body["code"]) == (409, "E034")
+
+
+def test_a_reload_that_changed_no_more_than_a_rule_beside_the_fleet_refuses_the_plan(
+    receiver: LiveReceiver,
+) -> None:
+    """The plan has said nothing of the retention, and now a reload would change it."""
+    found = planned(receiver)
+    assert found["other"] == []
+    receiver.manifest.write_text("[retention]\nlog_days = 400\n" + BEFORE, encoding="utf-8")
+    assert receiver.operator("/v1/manifest/reload").status == 200
+    receiver.manifest.write_text(AFTER, encoding="utf-8")
+
+    refused = apply(receiver, found["plan"])
+
+    assert (refused.status, refused.body["code"], refused.body["plan"]) == (409, "E034", None)
+    assert receiver.coordinator.retention.log_days == 400
+
+
+def test_a_plan_is_forgotten_with_a_restart_and_made_anew_under_its_id(tmp_path: Path) -> None:
+    with live_receiver(tmp_path, BEFORE) as running:
+        before = planned(running)["plan"]
+        running.manifest.write_text(BEFORE, encoding="utf-8")
+    with live_receiver(tmp_path, BEFORE) as running:
+        running.manifest.write_text(AFTER, encoding="utf-8")
+        assert apply(running, before).status == 404
+        assert planned(running, None)["plan"] == before
+        assert apply(running, before).status == 200
+
+
+def test_of_many_reloads_at_once_each_gets_the_answer_of_the_one_that_was_planned(
+    receiver: LiveReceiver,
+) -> None:
+    found = planned(receiver)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: apply(receiver, found["plan"]), range(8)))
+
+    assert {answer.status for answer in answers} == {200}
+    assert [answer.body for answer in answers] == [answers[0].body] * 8
+    reloads = [
+        row for row in receiver.send("GET", "/v1/audit?event=reload").body["events"] if not row["job_id"]
+    ]
+    assert len(reloads) == 2, "that of the fixture and this one"
+
+
+def test_claims_that_come_while_a_plan_is_carried_out_are_before_it_or_after_it(
+    receiver: LiveReceiver,
+) -> None:
+    """Never in between: a plan that was refused has changed nothing, one that was carried out saw no claim before."""
+    found = planned(receiver)
+    with ThreadPoolExecutor(2) as pool:
+        claimed = pool.submit(claim, receiver)
+        answer = pool.submit(apply, receiver, found["plan"]).result()
+        claimed.result()
+    priority = names(receiver)["gbt-realistic"]
+    assert (answer.status, priority) in ((200, 5), (409, 0))
 
 
 def test_a_plan_whose_answer_was_lost_may_be_sent_again(receiver: LiveReceiver) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from cis490.clock import ManualClock
 from tests.contract.queue_contract import Open, QueueContract
-from tests.factories.fleet import cpu_host, job, manifest
+from tests.factories.fleet import cpu_host, cuda_host, job, manifest
+from training.fleet import situation as situations
 from training.fleet.leases import LiveLease
 from training.fleet.queue import JobQueue, QueueUnavailable
 from training.fleet.types import HostSpec
@@ -257,3 +258,21 @@ def test_after_a_restart_a_host_is_shown_as_not_heard_yet(tmp_path: Path) -> Non
     assert (host["live"], host["seen_s_ago"]) == (True, None)
     assert any(check["found"] == "not heard since the receiver started" for check in host["checks"])
     again.close()
+
+
+def test_why_drops_a_wish_that_has_become_too_old_as_the_next_claim_will(tmp_path: Path) -> None:
+    """Without a claim or a sweep in between: nothing else has told the queue that the time has come."""
+    clock = ManualClock()
+    queue = JobQueue(tmp_path / "q.db", clock=clock)
+    queue.apply_manifest(
+        manifest(job("first"), job("x", prefer_cuda=True), prefer_cuda_grace_s=60.0, same_host_s=60.0)
+    )
+    queue.claim("gpu", cuda_host())
+    assert queue.claim("cpu", cpu_host()).row is None, "x waits for the host with CUDA, which is busy"
+    for wait_s, keeps_away in ((59.0, True), (2.0, False)):
+        clock.advance(wait_s)
+        found = queue.situation(job("x").job_id)
+        assert found is not None
+        assert bool(situations.blockers(found, "cpu")) == keeps_away
+    assert queue.claim("cpu", cpu_host()).row is not None
+    queue.close()

@@ -18,8 +18,9 @@ from cis490.clock import ManualClock
 from tests.factories.fleet import cpu_host
 from tests.factories.live_receiver import Answer, LiveReceiver, live_receiver
 from training.fleet.host_history import state_of
-from training.fleet.reports import MAX_LOG_BYTES
+from training.fleet.reports import MAX_LOG_BYTES, ProgressPoint
 from training.fleet.segments import SegmentWriter
+from training.fleet.telemetry import MAX_WAITING
 
 MANIFEST = """
 name = "told"
@@ -522,3 +523,29 @@ def test_a_disk_that_stands_still_delays_no_heartbeat(
         go_on.set()
         assert connection.getresponse().status == 200
     assert len(points(receiver, job_id)["points"]) == 5
+
+
+def test_points_of_very_many_heartbeats_wait_as_one_piece_for_a_slow_disk(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a fleet of a thousand hosts would lose points, and appends be refused, for one slow write."""
+    job_id = running(receiver)
+    go_on = threading.Event()
+    original = SegmentWriter.append
+
+    def hang(self: SegmentWriter, data: bytes) -> None:
+        go_on.wait(20)
+        original(self, data)
+
+    monkeypatch.setattr(SegmentWriter, "append", hang)
+    telemetry, lease = receiver.coordinator.telemetry, receiver.queue.leases.get(job_id)
+    assert lease is not None
+    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=20)
+    with contextlib.closing(connection):
+        body = json.dumps({"offset": 0, "text": "slow\n"})
+        connection.request("POST", f"/v1/job/{job_id}/log", body, {"X-Lab-Host": "a"})
+        for step in range(2 * MAX_WAITING):
+            telemetry.heard(lease, [ProgressPoint(step=step)], None, None)
+        go_on.set()
+        assert connection.getresponse().status == 200
+    assert [one["step"] for one in points(receiver, job_id)["points"]] == list(range(2 * MAX_WAITING))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
+import queue as queues
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +86,7 @@ def live_receiver(
     max_artifact_bytes: int = 1 << 20,
     ballast: Ballast | None = None,
     dashboard: bool = True,
+    port: int = 0,
 ) -> Iterator[LiveReceiver]:
     """Start a receiver over `folder` with this manifest text (its jobs are in the queue), stop it at the end."""
     path = folder / "manifest.toml"
@@ -93,10 +97,17 @@ def live_receiver(
         queue=queue, store=store, manifest_path=path, operator_token=operator_token,
         max_artifact_bytes=max_artifact_bytes, ballast=ballast, dashboard=dashboard,
     )  # fmt: skip
-    bound = bind(ListenAddress(port=0))
+    bound = bind(ListenAddress(port=port))
     server = uvicorn.Server(server_config(app))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    loops: queues.SimpleQueue[asyncio.AbstractEventLoop] = queues.SimpleQueue()
+
+    async def serve() -> None:
+        loops.put(asyncio.get_running_loop())
+        await server.serve(sockets=[bound])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
+    loop = loops.get(timeout=20)
     running = LiveReceiver(
         bound.getsockname()[1], queue, store, path, folder / "models", app.state.coordinator
     )
@@ -105,7 +116,8 @@ def live_receiver(
         queue.sync_from_manifest([job.to_dict() for job in manifests.load(path).jobs])
         yield running
     finally:
-        app.state.coordinator.events.close_threadsafe()  # as a signal would: open streams end
+        with contextlib.suppress(RuntimeError):  # a test has stopped it already
+            loop.call_soon_threadsafe(app.state.coordinator.stop_waiting)  # as a signal would
         server.should_exit = True
         thread.join(timeout=20)
         queue.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,8 +71,8 @@ class Mailbox:
 
 
 @contextmanager
-def mail_server(login_answer: str | None = None) -> Iterator[Mailbox]:
-    """A mail server that speaks EHLO, AUTH, MAIL, RCPT, DATA and QUIT, without TLS."""
+def mail_server(login_answer: str | None = None, tls: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
+    """A mail server that speaks EHLO, AUTH, MAIL, RCPT, DATA and QUIT, and STARTTLS where `tls` is given."""
     box = Mailbox(login_answer=login_answer)
 
     class Handler(socketserver.StreamRequestHandler):
@@ -92,10 +93,28 @@ def mail_server(login_answer: str | None = None) -> Iterator[Mailbox]:
                     return
                 elif verb == "AUTH" and box.login_answer is not None:
                     self._say(box.login_answer.replace("ECHO", line))
+                elif verb == "STARTTLS" and tls is not None:
+                    self._say("220 go on")
+                    if not self._is_encrypted(tls):
+                        return
+                elif verb == "EHLO" and tls is not None and not isinstance(self.connection, ssl.SSLSocket):
+                    self._say("250-test\r\n250 STARTTLS")
                 elif verb == "EHLO" and box.login_answer is not None:
                     self._say("250-test\r\n250 AUTH PLAIN")
                 else:
                     self._say("250 fine")
+
+        def _is_encrypted(self, tls: ssl.SSLContext) -> bool:
+            try:
+                self.connection = tls.wrap_socket(self.connection, server_side=True)
+            except OSError:  # the other side does not trust us
+                return False
+            self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+            return True
+
+        def finish(self) -> None:
+            super().finish()
+            self.connection.close()  # the encrypted one is not the server's to close
 
         def _letter(self) -> str:
             lines = []

@@ -118,3 +118,30 @@ def seeded_fleet(random: Random) -> Manifest:
     )
     wanted = tuple(seeded_job(random, index) for index in range(random.randint(1, 5)))
     return Manifest(name="f", hosts=hosts, jobs=wanted, policy=policy)
+
+
+def healthy_fleet(random: Random) -> tuple[Manifest, tuple[Capability, ...]]:
+    """A fleet in which nothing is in the way of any job, and what its hosts report: whatever befalls it afterwards is
+    all that keeps a job waiting."""
+    n_cuda = random.choice([1, 1, 1, 4])
+    reported = tuple(
+        Capability(
+            ram_gib=random.choice([15.5, 24.0]),
+            has_cuda=at < n_cuda,
+            vram_gib=24.0 if at < n_cuda else None,
+            trainer_digest="t" * 64,
+        )
+        for at in range(len(HOSTS))
+    )
+    policy = Policy(
+        unknown_hosts=random.choice(["deny", "allow"]),
+        prefer_cuda_grace_s=60.0,
+        same_host_s=60.0,
+        pause_after_failures=random.choice([0, 1]),
+    )
+    wanted = tuple(
+        job(f"j{index}", model=random.choice(MODELS), prefer_cuda=random.random() < 0.7)
+        for index in range(random.randint(1, 4))
+    )
+    hosts = {name: HostSpec(name, slots=random.choice([None, 1])) for name in HOSTS}
+    return Manifest(name="f", hosts=hosts, jobs=wanted, policy=policy), reported

@@ -10,7 +10,7 @@ import pytest
 
 from tools import demo, demo_manifest, demo_report
 from tools.demo_manifest import Host
-from tools.demo_watch import Narrator
+from tools.demo_watch import Narrator, pace
 from training.fleet import bundle, manifest
 from training.fleet.manifest import Manifest
 from training.fleet.types import Capability
@@ -114,6 +114,24 @@ def test_without_torch_the_full_demo_stops_before_the_last_one_is_deleted(
 )
 def test_what_this_machine_has_no_gpu_for_is_left_out(found: Capability, left_out: bool) -> None:
     assert demo.lacks_gpu(found, manifest.load(demo.EXAMPLE).jobs, Narrator()) is left_out
+
+
+@pytest.mark.parametrize(
+    ("done", "over", "told"),
+    [
+        (0.0, 0, "[..........] 0 of 4 over"),
+        (0.05, 0, "[..........] 0 of 4 over"),
+        (0.5, 0, "[#.........] 0 of 4 over, 3.0 jobs/min, 1 min 10 s left"),
+        (2.0, 2, "[#####.....] 2 of 4 over, 12.0 jobs/min, 10 s left"),
+        (4.0, 4, "[##########] 4 of 4 over"),
+    ],
+)
+def test_the_demo_tells_its_rate_and_the_time_left(done: float, over: int, told: str) -> None:
+    assert pace(done, over, 4, 10.0) == told
+
+
+def test_jobs_that_were_over_before_make_no_rate() -> None:
+    assert pace(3.0, 3, 5, 10.0, kept=2) == "[######....] 3 of 5 over, 6.0 jobs/min, 20 s left"
 
 
 def job(name: str, status: str, last_error: str = "") -> dict[str, str]:

@@ -62,6 +62,14 @@ def test_all_done_is_told_once_and_again_after_new_work() -> None:
     assert told(known, done) == [("all_done", "", False)]
 
 
+def test_work_that_begins_and_ends_between_two_looks_is_told_as_done_once() -> None:
+    known = notify.known_at_start(picture(unfinished=0, completed=2))
+    done = picture(unfinished=0, completed=3)
+    known, signs = judge(known, done)
+    assert [sign.text for sign in signs] == ["all work is done: 3 completed"]
+    assert told(known, done) == []
+
+
 def test_a_receiver_that_starts_with_nothing_to_do_says_nothing() -> None:
     assert told(notify.known_at_start(picture(unfinished=0)), picture(unfinished=0)) == []
 

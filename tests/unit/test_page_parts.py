@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +22,11 @@ DIRTY = {
     "a window's title": ("\x1b]0;title\x07text", "text"),
     "a link": ("\x1b]8;;http://x\x1b\\here\x1b]8;;\x1b\\", "here"),
     "half a sequence": ("end\x1b", "end"),
+    "a title that never ends": ("a\x1b]0;title\nthe rest\n", "a\nthe rest\n"),
     "a bar that writes over itself": ("10 %\r50 %\r100 %\nnext\r", "100 %\nnext"),
     "windows lines": ("a\r\nb\r\n", "a\nb\n"),
     "control characters": ("bell\x07 back\x08space null\x00", "bell\ufffd back\ufffdspace null\ufffd"),
-    "text that turns round": ("ab\u202ecd\u2066ef", "ab\ufffdcd\ufffdef"),
+    "text that turns round": ("ab\u202ecd\u2066ef\u061c", "ab\ufffdcd\ufffdef\ufffd"),
     "what is fine": ("tab\tand ünïcode 漢字 <b>", "tab\tand ünïcode 漢字 <b>"),
 }
 
@@ -164,9 +167,24 @@ def test_only_hyperparameters_that_differ_are_shown() -> None:
     assert found["n_same"] == 3
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"hyper": 3}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"hyper": 3}', '{"hyper": {"a": "\\ud800"}}', "[" * 100_000]
+)
 def test_a_configuration_that_is_none_has_no_hyperparameters(text: str) -> None:
     assert models_page.hyper_of({"text": text}) == {}
+
+
+def test_hyperparameters_of_any_size_fit_a_page_and_its_json() -> None:
+    """An artifact may say what it likes."""
+    nested = '{"a": ' * 500 + "1" + "}" * 500
+    found = models_page.hyper_of(
+        {"text": f'{{"hyper": {{"long": "{"x" * 9000}", "big": 1{"0" * 300}, "deep": {nested}}}}}'}
+    )
+    assert found["long"].startswith('"xxx')
+    assert max(len(text) for text in map(str, found.values())) < 350
+    msgspec.json.encode(found)
+    many = models_page.hyper_of({"text": json.dumps({"hyper": {f"k{n}": n for n in range(5000)}})})
+    assert len(many) == models_page.MOST_HYPER
 
 
 def test_boards_keep_modes_apart_and_leaky_ones_last() -> None:

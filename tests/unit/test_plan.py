@@ -207,6 +207,14 @@ class TestWhatGoesOn:
         body = planned(queue, first, in_force=first)
         assert warned(body, "W006") == ["pi is paused (1 jobs failed on it in a row); every reload ends that"]
 
+    def test_a_manifest_that_names_no_host_any_more_lets_everybody_in(self, queue: JobQueue) -> None:
+        first = manifest(job("x"), hosts=hosts("box", "pi"))
+        queue.apply_manifest(first)
+        assert warned(planned(queue, manifest(job("x")), in_force=first), "W008") == [
+            "no host is named any more (box and pi went): every host that calls is then given jobs"
+        ]
+        assert warned(planned(queue, manifest(job("x"), hosts=hosts("box")), in_force=first), "W008") == []
+
     def test_stale_results_that_stay_are_named_and_those_trained_again_are_not(self, queue: JobQueue) -> None:
         pin = replace(manifest(job("x"), job("y", on_change="retrain")), dataset=DatasetPin(OLD, "/a"))
         queue.apply_manifest(pin)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.factories.fake_api import (
     Json,
     check,
@@ -44,7 +46,7 @@ class TestList:
     def test_a_row_has_name_state_priority_attempts_host_and_age(self) -> None:
         row = job(status="completed", attempts=2, claimed_by="pi", completed_at=NOW_S - 7200)
         assert render.job_list(SCREEN, [row]) == [
-            "NAME           STATUS     PRIO  ATTEMPTS  HOST  AGE / ERROR",
+            "NAME           STATUS     PRIO  ATTEMPTS  HOST  AGE / REASON",
             "gbt-realistic  completed  10    2         pi    2 h 00 min ago",
         ]
 
@@ -52,6 +54,23 @@ class TestList:
         row = failed(last_error="x" * 500)
         assert max(map(len, render.job_list(SCREEN, [row]))) == 80
         assert "x" * 500 in render.job_list(PIPE, [row])[1].split("\t")
+
+    def test_long_names_take_the_room_of_columns_that_show_has_too(self) -> None:
+        rows = [
+            job("transformer-realistic-2", status="completed", claimed_by="gpu-box-1", completed_at=NOW_S),
+            job("gru-oracle", waits_for="no host: gpu-box-1: 8.0 GiB of VRAM short"),
+        ]
+        lines = render.job_list(SCREEN, rows)
+        assert max(map(len, lines)) <= 80
+        assert lines[0].split() == ["NAME", "STATUS", "PRIO", "HOST", "AGE", "/", "REASON"]
+        assert lines[-1] == "whole reasons: cis490-jobs list --status pending"
+        assert "no host: gpu-box-1: 8.0" in lines[2]
+
+    def test_a_paused_job_says_so_whether_it_waits_or_runs(self) -> None:
+        rows = [job("a-x", paused_reason="bad data"), job("b-x", status="running", paused_reason="")]
+        lines = render.job_list(SCREEN, rows)
+        assert "paused: bad data" in lines[1]
+        assert "paused" in lines[2]
 
     def test_stale_and_removed_jobs_say_so(self) -> None:
         rows = [
@@ -123,6 +142,52 @@ class TestShow:
     def test_a_removed_job_is_named_by_its_id_in_commands(self) -> None:
         row = job(held=True, status="cancelled")
         assert render_job.show(SCREEN, in_full(row))[-1] == f"next: cis490-jobs requeue {row['job_id'][:12]}"
+
+    def test_loss_peak_estimate_and_pause_stand_beside_what_was_asked_for(self) -> None:
+        losses = (1.09, 0.8, 0.6, 0.4, 0.3, 0.211)
+        told = {
+            "points": [{"at": NOW_S, "step": at, "loss": loss} for at, loss in enumerate(losses)],
+            "peak": {"job_rss_gib": 9.2, "job_vram_gib": 14.1, "gpu_util_percent": 87.0},
+        }
+        expected = {"start_at": None, "finish_at": NOW_S + 7500, "basis": "3 past attempts"}
+        row = in_full(job(status="running", attempts=1, paused_reason="bad data"), estimate=expected)
+        lines = render_job.show(SCREEN, row, told)
+        assert "  loss          1.09 #*=.__ 0.211" in lines
+        assert "  used (peak)   9.2 GiB RAM, 14.1 GiB VRAM, GPU 87 %" in lines
+        assert "  estimate      ends in 2 h 05 min, Nov 15, 00:18 UTC (3 past attempts)" in lines
+        assert "  paused        bad data" in lines
+        waits = in_full(job(), estimate={"start_at": NOW_S, "finish_at": NOW_S + 60, "basis": "pi is free"})
+        assert "  estimate      could start now; ends in 1 min, 22:14 UTC (pi is free)" in render_job.show(
+            SCREEN, waits
+        )
+        blocks = render_job.show(SCREEN._replace(blocks=True), row, told)
+        assert "  loss          1.09 \u2588\u2586\u2584\u2582\u2581\u2581 0.211" in blocks
+
+    @pytest.mark.parametrize(
+        ("changes", "command"),
+        [
+            ({"status": "running"}, "cis490-jobs logs gru-oracle -f"),
+            ({"status": "claimed"}, "cis490-jobs logs gru-oracle -f"),
+            ({"paused_reason": "bad data"}, "cis490-jobs resume gru-oracle"),
+            ({}, "cis490-jobs why gru-oracle"),
+        ],
+    )
+    def test_the_next_command_is_what_helps_in_this_state(self, changes: Json, command: str) -> None:
+        assert render_job.show(SCREEN, in_full(job("gru-oracle", **changes)))[-1] == f"next: {command}"
+
+    @pytest.mark.parametrize(
+        "losses", [[], [0.5], [None, None], [0.5, 0.5, 0.5], ["nan", float("inf")], [1e308, -1e308]]
+    )
+    def test_a_loss_curve_of_nothing_sensible_is_no_fault(self, losses: list[Any]) -> None:
+        told = {"points": [{"step": 1, "loss": loss} for loss in losses], "peak": {"job_rss_gib": None}}
+        lines = render_job.show(SCREEN, in_full(job(status="running")), told)
+        assert not any(line.startswith("  used") for line in lines)
+
+    def test_a_long_loss_curve_is_as_wide_as_its_place(self) -> None:
+        told = {"points": [{"step": at, "loss": 1000 / (at + 1)} for at in range(1000)]}
+        lines = render_job.show(SCREEN, in_full(job(status="running")), told)
+        (line,) = (line for line in lines if line.startswith("  loss "))
+        assert len(line) <= 80
 
     def test_piped_it_is_field_and_value(self) -> None:
         rows = [line.split("\t") for line in render_job.show(PIPE, in_full(failed()))]

@@ -46,7 +46,11 @@ def test_it_tells_how_far_it_is_every_ten_seconds(
     state.bundle(record).write_bytes(b"model")
     state.save(record)
     delivery = Delivery(Receiver(clock, step_s), state, Stop(), clock, lambda: 0.5)  # type: ignore[arg-type]
+    notes: list[str] = []
+    delivery.note = notes.append
     with caplog.at_level(logging.INFO):
         assert delivery.settle(record) == "delivered"
     told = [row for row in caplog.records if row.getMessage() == "job.uploading"]
     assert [row.event_fields["percent"] for row in told] == percents  # type: ignore[attr-defined]
+    first = "uploading the result: 3.0 MiB of 10.0 MiB (30 %), 256.0 KiB/s, 28 s left"
+    assert [note for note in notes if note.startswith("uploading")][:1] == [first][: len(percents)]

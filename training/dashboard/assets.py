@@ -16,6 +16,11 @@ KINDS = {
     ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
 }  # fmt: skip
 FOR_EVER = "public, max-age=31536000, immutable"
+ALWAYS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +47,12 @@ class Assets:
         """A file; without its digest in the query it must be asked for again each time."""
         found = self._files.get(request.path_params["file"])
         if found is None:
-            return Response("no such file\n", 404, {"X-Content-Type-Options": "nosniff"}, "text/plain")
+            return Response("no such file\n", 404, ALWAYS, "text/plain")
         headers = {
             "Cache-Control": FOR_EVER if request.query_params.get("v") == found.digest else "no-cache",
-            "X-Content-Type-Options": "nosniff",
-            "Cross-Origin-Resource-Policy": "same-origin",
             "Vary": "Accept-Encoding",
+            **ALWAYS,
         }
-        if found.kind == "image/svg+xml":
-            headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
         if "gzip" in request.headers.get("accept-encoding", ""):
             return Response(found.packed, 200, {**headers, "Content-Encoding": "gzip"}, found.kind)
         return Response(found.body, 200, headers, found.kind)

@@ -12,19 +12,22 @@ MOST = 1e100
 """A figure beyond this is not drawn: differences of two such would not be numbers any more."""
 
 
-def clean(points: Sequence[Point], *, above_0: bool = False) -> tuple[list[Point], int]:
-    """In order of x, the last of those with one x; a y that cannot be drawn becomes a gap, and how many did."""
-    found: dict[float, float | None] = {}
+def clean(
+    points: Sequence[Point], *, above_0: bool = False, upright: bool = False
+) -> tuple[list[Point], int]:
+    """In order of x; a y that cannot be drawn becomes a gap; and how many did. Of those with one x the last is kept,
+    or with `upright` all of them, in their order."""
+    found: list[Point] = []
     left_out = 0
     for x, y in points:
         if not math.isfinite(x) or abs(x) > MOST:
             left_out += 1
         elif y is None or not math.isfinite(y) or abs(y) > MOST or (above_0 and y <= 0):
             left_out += y is not None
-            found[x] = None
+            found.append((x, None))
         else:
-            found[x] = y
-    return sorted(found.items()), left_out
+            found.append((x, y))
+    return sorted(found if upright else dict(found).items(), key=lambda point: point[0]), left_out
 
 
 def domain(
@@ -60,32 +63,30 @@ def union(all_points: Sequence[Sequence[Point]]) -> list[float]:
 
 
 def simplified(pixels: Sequence[tuple[float, float]], within: float = 0.3) -> list[tuple[float, float]]:
-    """The same line with fewer corners: none of those left out lies farther than `within` units from it.
+    """The same line with fewer corners: none of those left out lies farther than `within` units from it. x never falls.
 
-    Douglas and Peucker 1973, without recursion.
+    One pass. Corners are left out as long as one direction from the last corner kept passes all of them: `low` to
+    `high` are those directions (Williams 1978).
     """
-    keep = {0, len(pixels) - 1}
-    todo = [(0, len(pixels) - 1)]
-    while todo:
-        first, last = todo.pop()
-        farthest, at = within, None
-        for n in range(first + 1, last):
-            distance = _distance(pixels[n], pixels[first], pixels[last])
-            if distance > farthest:
-                farthest, at = distance, n
-        if at is not None:
-            keep.add(at)
-            todo += [(first, at), (at, last)]
-    return [pixels[n] for n in sorted(keep)]
+    kept = [pixels[0]]
+    low, high, farthest = -math.inf, math.inf, 0.0
+    before = pixels[0]
+    for x, y in pixels:
+        angle, away = _polar(kept[-1], (x, y))
+        if not low <= angle <= high or away < farthest:
+            kept.append(before)
+            low, high = -math.inf, math.inf
+            angle, away = _polar(before, (x, y))
+        half = math.asin(within / away) if away > within else math.inf
+        low, high, farthest = max(low, angle - half), min(high, angle + half), away
+        before = (x, y)
+    return kept if len(pixels) == 1 else [*kept, before]
 
 
-def _distance(point: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> float:
-    """From a point to the piece between start and end."""
+def _polar(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    """Direction, in radians from straight down to straight up, and distance."""
     dx, dy = end[0] - start[0], end[1] - start[1]
-    way = dx * dx + dy * dy
-    share = 0.0 if way == 0 else ((point[0] - start[0]) * dx + (point[1] - start[1]) * dy) / way
-    share = min(1.0, max(0.0, share))
-    return math.dist(point, (start[0] + share * dx, start[1] + share * dy))
+    return math.atan2(dy, dx), math.hypot(dx, dy)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

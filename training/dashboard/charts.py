@@ -1,7 +1,7 @@
 """Charts of the pages: SVG inside the page, drawn here, with a table of the data under each. Pure.
 
 The page's Content-Security-Policy allows no style of its own inside a picture, so there are classes and presentation
-attributes only; colours, dashes and sizes of text stand in static/charts.css, for light, dark and forced colours. A
+attributes only; colours, dashes and sizes of text stand in static/style.css, for light, dark and forced colours. A
 chart scales with the room it has; its text grows against that, so that it can still be read on a telephone. Lines are
 told apart by dashes and by a name at each, not by colour alone. static/charts.js adds a read-out under the pointer or
 the arrow keys: it takes its words from the table. Layout (`ticks`, `Plot`, paths) is shared with `cis490.charts`, which
@@ -28,9 +28,10 @@ LEFT, RIGHT, TOP, BOTTOM = 78, 24, 36, 64
 """Room for text at its largest, 21 units a line."""
 CHAR_UNITS = 12.5
 """Estimated width of a character at its largest."""
+CAPITAL_UNITS = 17.0
 LABEL_UNITS = 23
 MAX_ROWS = 60
-N_STYLES = 6
+MAX_LANES, LANE_CHARS = 10, 14
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DAY_S = 86400.0
 
@@ -46,6 +47,8 @@ class Series:
     style: int = 1
     steps: bool = False
     dots: bool = False
+    upright: bool = False
+    """The line may rise straight up: of points with one x all are drawn, not the last alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,21 @@ class Mark:
     x: float
     y: float
     style: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A bar of a timeline: from when to when, in UTC seconds, in the lane of this name. `tone` picks the colour (good,
+    bad, go, warn, quiet), `kind` is the word and `mark` the shape that say the same; `cells` its row in the table."""
+
+    lane: str
+    from_at: float
+    to_at: float
+    label: str
+    kind: str
+    mark: str
+    tone: str
+    cells: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,7 @@ def lines(
     x_axis = _axis(x, [px for one in seen for px, _ in one.points], tight=True)
     y_axis = _axis(y, [py for one in seen for _, py in one.points if py is not None], tight=False)
     ends = [] if letters else [one for one in seen if one.short and one.style]
-    right = max([RIGHT, *(20 + CHAR_UNITS * len(one.short[:8]) for one in ends)])
+    right = max([RIGHT, *(20 + _units(one.short[:8]) for one in ends)])
     height = 430 if square else HEIGHT
     plot = Plot(x_axis, y_axis, LEFT, TOP, WIDTH - LEFT - right, height - TOP - BOTTOM)
     parts = [*_grid(plot, x, y)]
@@ -126,6 +144,11 @@ def lines(
     picture = _svg(words, WIDTH, height, parts, plot)
     table = _table(words.title, [one for one in seen if one.style], plot, x, y, rows_at)
     return _figure(replace(words, note=note), picture, _legend(seen, marks, letters), table)
+
+
+def _units(text: str) -> float:
+    """Room for a name in bold at its largest: capitals are wider."""
+    return sum(CAPITAL_UNITS if char.isupper() else CHAR_UNITS for char in text)
 
 
 _NOT_SHOWN = {False: "no number that can be drawn", True: "not above 0, which a log scale needs"}
@@ -166,19 +189,77 @@ def confusion(
     return _figure(words, _svg(words, WIDTH, height, parts, None), Markup(""), table)
 
 
+def timeline(words: Words, spans: Sequence[Span], header: Sequence[str]) -> Markup:
+    """Bars over time in lanes, of the MAX_LANES lanes with the latest spans; there is at least one span. Every span
+    stands in the table."""
+    lanes = list(dict.fromkeys(span.lane for span in reversed(spans)))[:MAX_LANES][::-1]
+    shown = [span for span in spans if span.lane in lanes]
+    x = time_side(min(span.from_at for span in shown), max(span.to_at for span in shown))
+    left = 16 + CHAR_UNITS * min(LANE_CHARS, max(map(len, lanes)))
+    top, lane_units, bar_units = 14, 46, 16
+    wide = WIDTH - left - RIGHT
+    plot = Plot(_axis(x, [], tight=True), Axis("", 0, 1), left, top, wide, lane_units * len(lanes))
+    parts = [*_x_grid(plot, x), _axes(plot)]
+    free_from = dict.fromkeys(lanes, 0.0)
+    places: list[tuple[float, float]] = []
+    for n, lane in enumerate(lanes):
+        name = lane if len(lane) <= LANE_CHARS else f"{lane[: LANE_CHARS - 1]}…"
+        parts.append(_text(left - 8, top + lane_units * n + 30, name, "tick", "end", ".35em"))
+    for span in shown:
+        y = top + lane_units * lanes.index(span.lane) + 24
+        start, end = plot.at(span.from_at, 0)[0], plot.at(span.to_at, 0)[0]
+        start = min(start, plot.left + plot.width - 3)
+        width = max(3.0, end - start)
+        parts.append(
+            f'<rect class="span {span.tone}" x="{two(start)}" y="{y}" width="{two(width)}" height="{bar_units}"/>'
+        )
+        places.append((start + width / 2, y + bar_units / 2))
+        needs = CHAR_UNITS * len(span.label)
+        at = min(start, plot.left + plot.width + RIGHT - needs)
+        if at >= free_from[span.lane]:
+            parts.append(_text(at, y - 6, span.label, "label"))
+            free_from[span.lane] = at + needs
+    rows = [
+        Markup('<tr data-x="{}"><th scope="row">{}</th>{}<td data-y="{}">{}</td></tr>').format(
+            two(px), span.cells[0], Markup("").join(map(_cell, span.cells[1:-1])), two(py), span.cells[-1]
+        )
+        for span, (px, py) in zip(shown, places, strict=True)
+    ]
+    kinds = {span.kind: span for span in shown}
+    legend = Markup("").join(
+        Markup(
+            '<li><svg class="key" viewBox="0 0 36 12" width="36" height="12" aria-hidden="true">'
+            '<rect class="span {}" width="36" height="12"/></svg> {} {}</li>'
+        ).format(span.tone, span.mark, kind)
+        for kind, span in kinds.items()
+    )
+    picture = _svg(words, WIDTH, plot.top + plot.height + BOTTOM, parts, plot)
+    table = _details(words.title, header, rows, "")
+    return _figure(words, picture, Markup('<ul class="legend">{}</ul>').format(legend), table)
+
+
+TIME_STEPS_S = (
+    *(1, 2, 5, 10, 15, 30),
+    *(60, 120, 300, 600, 900, 1800),
+    *(3600 * n for n in (1, 2, 3, 4, 6, 12, 24)),
+)
+
+
 def time_side(from_at: float, to_at: float) -> Side:
-    """An x axis of UTC seconds: whole hours that suit the span."""
-    hours = (to_at - from_at) / 3600
-    step_s = 3600 * next(
-        (step for step in (1, 2, 3, 4, 6, 12, 24) if hours / step <= 6), 24 * math.ceil(hours / 144)
+    """An x axis of UTC seconds, one long at least: whole seconds, minutes, hours or days that suit the span."""
+    to_at = max(to_at, from_at + 1.0)
+    took_s = to_at - from_at
+    step_s = next(
+        (step for step in TIME_STEPS_S if took_s / step <= 6), DAY_S * math.ceil(took_s / DAY_S / 6)
     )
     first = math.ceil(from_at / step_s) * step_s
     at = [first + n * step_s for n in range(int((to_at - first) // step_s) + 1)] if to_at >= first else []
-    return Side("time (UTC)", from_at, to_at, text=_clock, at=at)
+    form = "%m-%d" if step_s >= DAY_S else "%H:%M" if step_s >= 60 else "%H:%M:%S"
+    return Side("time (UTC)", from_at, to_at, text=lambda at: _clock(at, form), at=at)
 
 
-def _clock(at: float) -> str:
-    return f"{datetime.datetime.fromtimestamp(min(max(at, 0.0), 4e9), datetime.UTC):%H:%M}"
+def _clock(at: float, form: str) -> str:
+    return datetime.datetime.fromtimestamp(min(max(at, 0.0), 4e9), datetime.UTC).strftime(form)
 
 
 # -- data
@@ -187,7 +268,7 @@ def _clock(at: float) -> str:
 def _drawn(series: Sequence[Series], log: bool) -> tuple[list[Series], int]:
     left_out, out = 0, []
     for one in series:
-        points, dropped = clean(one.points, above_0=log)
+        points, dropped = clean(one.points, above_0=log, upright=one.upright)
         left_out += dropped
         out.append(replace(one, points=points))
     return out, left_out
@@ -205,22 +286,31 @@ def _at(plot: Plot, x: float, y: float, log: bool) -> tuple[float, float]:
 # -- parts of a picture
 
 
-def _grid(plot: Plot, x: Side, y: Side) -> Iterable[str]:
-    right, bottom = plot.left + plot.width, plot.top + plot.height
+def _x_grid(plot: Plot, x: Side) -> Iterable[str]:
+    bottom = plot.top + plot.height
     x_at = list(x.at if x.at is not None else ticks(plot.x.low, plot.x.high, 4))
     for number, (value, text) in enumerate(zip(x_at, _tick_texts(x_at, x.text), strict=True)):
         px = plot.at(value, plot.y.low)[0]
         yield f'<path class="grid" d="M{two(px)} {two(plot.top)}V{two(bottom)}"/>'
         yield _text(px, bottom + 4, text, "tick odd" if number % 2 else "tick", "middle", "1.1em")
+    yield _text(plot.left + plot.width, bottom + 6, x.label, "title", "end", "2.4em")
+
+
+def _axes(plot: Plot) -> str:
+    right, bottom = plot.left + plot.width, plot.top + plot.height
+    return f'<path class="axis" d="M{two(plot.left)} {two(plot.top)}V{two(bottom)}H{two(right)}"/>'
+
+
+def _grid(plot: Plot, x: Side, y: Side) -> Iterable[str]:
+    yield from _x_grid(plot, x)
     y_at = _log_ticks(plot.y.low, plot.y.high) if y.log else list(y.at or ticks(plot.y.low, plot.y.high, 4))
     shown = [10.0**value for value in y_at] if y.log else y_at
     for value, text in zip(y_at, _tick_texts(shown, y.text), strict=True):
         py = plot.at(plot.x.low, value)[1]
-        yield f'<path class="grid" d="M{two(plot.left)} {two(py)}H{two(right)}"/>'
+        yield f'<path class="grid" d="M{two(plot.left)} {two(py)}H{two(plot.left + plot.width)}"/>'
         yield _text(plot.left - 8, py, text, "tick", "end", ".35em")
-    yield f'<path class="axis" d="M{two(plot.left)} {two(plot.top)}V{two(bottom)}H{two(right)}"/>'
+    yield _axes(plot)
     yield _text(4, 20, y.label + (", log scale" if y.log else ""), "title")
-    yield _text(right, bottom + 6, x.label, "title", "end", "2.4em")
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -284,13 +374,21 @@ def _letters(plot: Plot, series: Sequence[Series], log: bool) -> Iterable[str]:
     """A circle with the letter, for each line at another part of its way, so that no two circles meet."""
     for number, one in enumerate(series):
         pixels = [_at(plot, x, y, log) for run in between(one.points) for x, y in run]
-        px, py = _along(pixels, (number + 1) / (len(series) + 1))
+        px, py = _along(_right_of(pixels, plot.left + 18), (number + 1) / (len(series) + 1))
         yield f'<g class="badge s{one.style}"><circle cx="{two(px)}" cy="{two(py)}" r="11"/>'
         yield _text(px, py, _letter(number), "", "middle", ".35em") + "</g>"
 
 
 def _letter(number: int) -> str:
     return LETTERS[number % len(LETTERS)]
+
+
+def _right_of(pixels: Sequence[tuple[float, float]], edge: float) -> Sequence[tuple[float, float]]:
+    """The part of a line where a letter covers no figure of the axis."""
+    for n, (a, b) in enumerate(pairwise(pixels)):
+        if a[0] <= edge < b[0]:
+            return [(edge, a[1] + (b[1] - a[1]) * (edge - a[0]) / (b[0] - a[0])), *pixels[n + 1 :]]
+    return pixels
 
 
 def _along(pixels: Sequence[tuple[float, float]], share: float) -> tuple[float, float]:
@@ -398,6 +496,10 @@ def _table(
     return _details(title, [x.label, *(one.label for one in series)], rows, note)
 
 
+def _cell(text: str) -> Markup:
+    return Markup("<td>{}</td>").format(text)
+
+
 def thinned(values: Sequence[float], most: int) -> list[float]:
     """At most so many of them, evenly, the first and the last among them."""
     if len(values) <= most:
@@ -406,13 +508,16 @@ def thinned(values: Sequence[float], most: int) -> list[float]:
 
 
 def _read_off(one: Series, at: float) -> float | None:
-    """The line's y at this x: with `steps` that of the last corner before it, else on the straight line between."""
+    """The line's y at this x, the highest where it rises straight up: with `steps` that of the last corner before it,
+    else on the straight line between."""
     known = [(x, y) for x, y in one.points if y is not None]
     if not known or at < known[0][0] or at > known[-1][0]:
         return None
+    if here := [y for x, y in known if x == at]:
+        return max(here)
     before = max((n for n, (x, _) in enumerate(known) if x <= at), default=0)
     x0, y0 = known[before]
-    if one.steps or before + 1 == len(known) or x0 == at:
+    if one.steps:
         return y0
     x1, y1 = known[before + 1]
     return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
@@ -420,9 +525,7 @@ def _read_off(one: Series, at: float) -> float | None:
 
 def _details(title: str, header: Sequence[str], rows: Sequence[Markup | Sequence[str]], note: str) -> Markup:
     made = [
-        row
-        if isinstance(row, Markup)
-        else Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row))
+        row if isinstance(row, Markup) else Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row)))
         for row in rows
     ]
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in header)

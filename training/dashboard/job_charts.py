@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from training.dashboard import artifact_tables
-from training.dashboard.charts import Mark, Series, Side, Words, confusion, figure, lines
+from training.dashboard import artifact_tables, words
+from training.dashboard.charts import Mark, Series, Side, Span, Words, confusion, figure, lines, timeline
 from training.dashboard.log_text import clean
 from training.dashboard.pages import Ask
 
@@ -24,6 +24,7 @@ def view(data: Json, ask: Ask) -> Mapping[str, Any]:
     name = data["job"]["name"]
     return {
         "loss": loss(data),
+        "attempts": attempts(data["job"], ask.now_s),
         "roc": roc({name: tables["roc"]}) if "roc" in tables else None,
         "pr": pr({name: tables["pr"]}) if "pr" in tables else None,
         "confusion": windows("confusion", name, tables["confusion"]) if "confusion" in tables else None,
@@ -56,11 +57,11 @@ def loss(data: Json) -> Markup:
         said += (
             "" if best is None else f" Best validation loss {figure(best[1], 4)} at {unit} {figure(best[0])}."
         )
-    words = Words(
+    told = Words(
         "loss", f"Loss of {job['name']}", f"Loss by {unit}. {said}", note=said,
         empty=_why_no_loss(job, points),
     )  # fmt: skip
-    return lines(words, series, Side(unit, text=figure), Side("loss", log=log))
+    return lines(told, series, Side(unit, text=figure), Side("loss", log=log))
 
 
 def _why_no_loss(job: Json, points: Sequence[Json]) -> str:
@@ -105,22 +106,52 @@ def _best(points: Sequence[Json]) -> tuple[float, float] | None:
     return step, value
 
 
+# -- when it was tried
+
+
+def attempts(job: Json, now_s: float) -> Markup | None:
+    """The attempts over time, by host and outcome; None without any."""
+    spans = [_span(one, now_s) for one in job["attempts_log"]]
+    if not spans:
+        return None
+    said = (
+        f"{words.plural(len(spans), 'attempt')} on {', '.join(dict.fromkeys(span.lane for span in spans))}."
+    )
+    dropped = job.get("n_attempts", len(spans)) - len(spans)
+    told = Words(
+        "attempts-over-time", "Attempts over time", f"{said} The last: {spans[-1].kind} on {spans[-1].lane}.",
+        f"{words.utc(spans[0].from_at)} to {words.utc(max(span.to_at for span in spans))}."
+        + (f" {words.plural(dropped, 'earlier one is', 'earlier ones are')} not shown." if dropped else ""),
+    )  # fmt: skip
+    return timeline(told, spans, ["attempt", "host", "from", "took", "outcome"])
+
+
+def _span(attempt: Json, now_s: float) -> Span:
+    outcome, from_at = attempt["outcome"] or "running", attempt["claimed_at"]
+    to_at = max(from_at, now_s if attempt["ended_at"] is None else attempt["ended_at"])
+    mark = words.mark(outcome)
+    return Span(
+        attempt["host"], from_at, to_at, f"{mark}{attempt['epoch']}", outcome, mark, words.tone(outcome),
+        [str(attempt["epoch"]), attempt["host"], words.utc(from_at), words.span(to_at - from_at), f"{mark} {outcome}"],
+    )  # fmt: skip
+
+
 # -- what came out
 
 
 def roc(by_name: Mapping[str, Json]) -> Markup:
     """True over false positive rate, a line for each model."""
     series = [
-        Series(name, [(x, y) for x, y in table["points"]], style=style)
+        Series(name, [(x, y) for x, y in table["points"]], style=style, upright=True)
         for style, (name, table) in zip(range(1, MOST_LINES + 1), by_name.items(), strict=False)
     ]
-    words = Words(
+    told = Words(
         "roc",
         "ROC",
         f"True positive rate over false positive rate of the test windows: {', '.join(by_name)}.",
     )
     return lines(
-        words, [*series, Series("a score that knows nothing", [(0, 0), (1, 1)], style=0)],
+        told, [*series, Series("a score that knows nothing", [(0, 0), (1, 1)], style=0)],
         Side("false positive rate", 0, 1, at=FIFTHS), Side("true positive rate", 0, 1, at=FIFTHS),
         marks=_thresholds(by_name), letters=len(series) > 1, rows_at=SHARES, square=True,
     )  # fmt: skip
@@ -129,14 +160,14 @@ def roc(by_name: Mapping[str, Json]) -> Markup:
 def pr(by_name: Mapping[str, Json]) -> Markup:
     """Precision over recall, a line for each model."""
     series = [
-        Series(name, artifact_tables.stairs(table["points"]), style=style)
+        Series(name, artifact_tables.stairs(table["points"]), style=style, upright=True)
         for style, (name, table) in zip(range(1, MOST_LINES + 1), by_name.items(), strict=False)
     ]
-    words = Words(
+    told = Words(
         "pr", "Precision and recall", f"Precision over recall of the test windows: {', '.join(by_name)}."
     )
     return lines(
-        words, series, Side("recall", 0, 1, at=FIFTHS), Side("precision", 0, 1, at=FIFTHS),
+        told, series, Side("recall", 0, 1, at=FIFTHS), Side("precision", 0, 1, at=FIFTHS),
         marks=_thresholds(by_name), letters=len(series) > 1, rows_at=SHARES, square=True,
     )  # fmt: skip
 
@@ -158,10 +189,10 @@ def _thresholds(by_name: Mapping[str, Json]) -> list[Mark]:
 def windows(name: str, label: str, cells: Sequence[Json]) -> Markup:
     """The confusion grid."""
     said = "; ".join(f"{one['label']}, {one['outcome']}: {one['windows']}" for one in cells)
-    words = Words(
+    told = Words(
         name, f"Windows with and without alarm: {label}", f"Test windows by label and alarm. {said}."
     )
-    return confusion(words, artifact_tables.grid(cells), "at the threshold that validation fixed")
+    return confusion(told, artifact_tables.grid(cells), "at the threshold that validation fixed")
 
 
 def reliability(name: str, label: str, found: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
@@ -171,14 +202,14 @@ def reliability(name: str, label: str, found: Mapping[str, Sequence[Sequence[flo
         Series(f"scores {kind}", sorted((x, y) for x, y in points), shorts.get(kind, kind), style, dots=True)
         for style, (kind, points) in enumerate(found.items(), start=1)
     ]
-    words = Words(
+    told = Words(
         name, f"Calibration: {label}",
         "Share of suspicious windows over the mean score of each bin; on the dotted line a score of 0.7 is right seven "
         "times in ten.",
         "Bins with few windows scatter; plots/calibration.csv says how many each holds.",
     )  # fmt: skip
     return lines(
-        words, [Series("perfectly calibrated", [(0, 0), (1, 1)], style=0), *series],
+        told, [Series("perfectly calibrated", [(0, 0), (1, 1)], style=0), *series],
         Side("mean score of the bin", 0, 1, at=FIFTHS), Side("share of suspicious windows", 0, 1, at=FIFTHS),
         square=True,
     )  # fmt: skip

@@ -16,7 +16,7 @@ LOG_BYTES = 24 * 1024
 """Of the log on the page; earlier parts are a link away."""
 ACTIVE = ("claimed", "running")
 MOST_HOSTS = 30
-MOST_AUDIT = 100
+MOST_ATTEMPTS, MOST_AUDIT = 60, 100
 MAX_WORD_CHARS = 200
 
 VERIFY = actions.Verb(
@@ -33,6 +33,10 @@ async def job(ask: Ask) -> dict[str, Any]:
     job_id = named["job_id"]
     found = (await ask.get(f"/v1/job/{job_id}"))["job"]
     epochs = [attempt["epoch"] for attempt in found["attempts_log"]]
+    found |= {
+        "n_attempts": len(epochs), "attempts_log": found["attempts_log"][-MOST_ATTEMPTS:],
+        "audit": found["audit"][-MOST_AUDIT:],
+    }  # fmt: skip
     epoch = _number(ask.query.get("attempt"), epochs) or (epochs[-1] if epochs else None)
     progress, other, log, why, shadows, artifact = await asyncio.gather(
         _progress(ask, job_id, epoch),
@@ -135,14 +139,11 @@ async def _shadows(ask: Ask, found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 async def _artifact(ask: Ask, found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What came out: `lineage`, `files`, and the tables of its charts."""
+    """What came out: the tables of its charts; where it comes from stands on the models page."""
     artifact_id = found.get("artifact_id")
     if found["status"] != "completed" or not artifact_id:
         return None
-    lineage, tables = await asyncio.gather(
-        ask.maybe(f"/v1/model/{artifact_id}/lineage"), tables_of(ask, artifact_id)
-    )
-    return {"artifact_id": artifact_id, "lineage": lineage, **tables}
+    return {"artifact_id": artifact_id, **await tables_of(ask, artifact_id)}
 
 
 async def tables_of(ask: Ask, artifact_id: str) -> dict[str, Any]:
@@ -150,13 +151,13 @@ async def tables_of(ask: Ask, artifact_id: str) -> dict[str, Any]:
     try:
         listed = await ask.get(f"/v1/model/{artifact_id}/files")
     except Refusal as refusal:
-        return {"tables": {}, "fault": str(refusal), "files": []}
+        return {"tables": {}, "fault": str(refusal)}
     names = [one["name"] for one in listed["files"] if one["name"] in artifact_tables.FILES]
     found = await asyncio.gather(
         *(ask.maybe(f"/v1/model/{artifact_id}/file/{name}", **{"as": "json"}) for name in names)
     )
     texts = {one["name"]: one["text"] for one in found if one is not None}
-    return {"tables": artifact_tables.tables(texts), "fault": None, "files": listed["files"]}
+    return {"tables": artifact_tables.tables(texts), "fault": None}
 
 
 PAGES = (Page("/job/{name}", "job.html", job, job_charts.view),)

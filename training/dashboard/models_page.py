@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from training.dashboard import job_charts
 from training.dashboard.job_page import tables_of
+from training.dashboard.log_text import clean
 from training.dashboard.pages import Ask, Page
 
 Json = Mapping[str, Any]
@@ -18,6 +20,10 @@ MOST_TICKED = job_charts.MOST_LINES
 MOST_ROWS = 50
 """Of a table, unless `?all=1`."""
 CARD, CONFIG = "model_card.md", "config.json"
+MOST_HYPER, MOST_VALUE_CHARS = 100, 200
+"""Of one artifact's hyperparameters, and of one of them as text."""
+MOST_FILES, MOST_CARD_CHARS = 200, 40_000
+"""Of one artifact on its card. Artifacts come from workers: a page stays small whatever they hold."""
 
 
 async def models(ask: Ask) -> dict[str, Any]:
@@ -75,13 +81,20 @@ async def _ticked(ask: Ask, model: Json) -> dict[str, Any]:
 
 
 def hyper_of(config: Json | None) -> dict[str, Any]:
-    """The hyperparameters in the text of an artifact's configuration, defaults included. Pure."""
+    """The hyperparameters in the text of an artifact's configuration, defaults included; what is long is cut. Pure."""
     try:
-        found = json.loads((config or {}).get("text") or "{}")
-    except (ValueError, RecursionError):
+        found = msgspec.json.decode((config or {}).get("text") or "{}")
+        hyper = found.get("hyper") if isinstance(found, dict) else None
+        named = hyper if isinstance(hyper, dict) else {}
+        return {key[:MOST_VALUE_CHARS]: _short(named[key]) for key in list(named)[:MOST_HYPER]}
+    except (msgspec.DecodeError, RecursionError):
         return {}
-    hyper = found.get("hyper") if isinstance(found, dict) else None
-    return hyper if isinstance(hyper, dict) else {}
+
+
+def _short(value: Any) -> Any:
+    """The value, or the beginning of its JSON where that is long."""
+    text = msgspec.json.encode(value).decode()
+    return value if len(text) <= MOST_VALUE_CHARS else f"{text[:MOST_VALUE_CHARS]}… ({len(text)} characters)"
 
 
 def metrics_diff(ticked: Sequence[Json]) -> list[dict[str, Any]]:
@@ -121,18 +134,19 @@ async def _card(ask: Ask, artifact_id: str) -> dict[str, Any] | None:
     """One artifact: lineage, files and model card. None where none is asked for."""
     if not artifact_id:
         return None
-    lineage = await ask.get(
-        f"/v1/model/{artifact_id[:64]}/lineage"
-    )  # refuses what is no artifact, and says so
+    lineage = await ask.get(f"/v1/model/{artifact_id}/lineage")  # refuses what is no artifact, and says so
     files, text = await asyncio.gather(
         ask.maybe(f"/v1/model/{artifact_id}/files"),
         ask.maybe(f"/v1/model/{artifact_id}/file/{CARD}", **{"as": "json"}),
     )
+    listed = files["files"] if files else []
     return {
         "artifact_id": artifact_id,
         "lineage": lineage,
-        "files": files["files"] if files else [],
-        "text": text["text"] if text else None,
+        "files": listed[:MOST_FILES],
+        "n_files": len(listed),
+        "text": clean(text["text"][:MOST_CARD_CHARS]) if text else None,
+        "is_cut": text is not None and len(text["text"]) > MOST_CARD_CHARS,
     }
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from training.dashboard.log_text import clean
+
 DASH = "–"
 
 
@@ -177,6 +179,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "utc": utc, "iso": iso, "clock": clock, "ago": ago, "span": span, "number": number, "gib": gib, "percent": percent,
     "size": size, "done_share": done_share, "progress": progress, "short": short, "tone": tone, "mark": mark,
     "segment": segment, "query": query, "listed": listed, "plain": plain,
-    "share3": share3,
+    "share3": share3, "clean": clean,
 }  # fmt: skip
 GLOBALS: Mapping[str, Any] = {"plural": plural}

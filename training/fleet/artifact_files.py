@@ -25,6 +25,8 @@ KEPT_MEMBER_BYTES, KEPT_OF_ONE_BYTES = 256 * 1024, 4 * MIB
 """Of one text, and of all texts of one artifact, that stay in memory after it was read: the tables of its charts.
 Others are read again when they are asked for."""
 CACHE_BYTES = 16 * MIB
+KEPT_FAULTS = 256
+"""Artifacts whose fault is remembered: reading half a gigabyte to find the same again serves nobody."""
 READS_AT_ONCE = 2
 MAX_WAITING = 32
 TYPES = {
@@ -76,6 +78,7 @@ class ArtifactFiles:
     def __init__(self, path_of: Callable[[object], Path | None]) -> None:
         self._path_of = path_of
         self._cache = _Cache(CACHE_BYTES)
+        self._faults: dict[str, str] = {}
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
         self._under_way: dict[tuple[str, str], asyncio.Task[Contents]] = {}
 
@@ -127,10 +130,22 @@ class ArtifactFiles:
             found = self._cache.get(artifact_id)
             if found is not None and (not name or name in found.texts):
                 return found
-            found = await asyncio.to_thread(self._look_into, artifact_id, name)
+            if artifact_id in self._faults:
+                raise Unreadable(422, self._faults[artifact_id])
+            try:
+                found = await asyncio.to_thread(self._look_into, artifact_id, name)
+            except Unreadable as error:
+                if error.status == 422:  # it never changes, unlike an artifact that is not there
+                    self._remember(artifact_id, error.error)
+                raise
         if not name:
             self._cache.put(artifact_id, found)
         return found
+
+    def _remember(self, artifact_id: str, error: str) -> None:
+        if len(self._faults) >= KEPT_FAULTS:
+            del self._faults[next(iter(self._faults))]
+        self._faults[artifact_id] = error
 
     def _look_into(self, artifact_id: str, name: str) -> Contents:
         path = self._path_of(artifact_id)

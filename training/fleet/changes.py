@@ -42,8 +42,6 @@ the job needs or how much a host takes, of the whole fleet's policy, what throws
 those where nobody does anything but wait."""
 
 WAITS: Final = frozenset({"wait_slot", "wait_grace"})
-EDITS: Final = frozenset(kind for kind, rank in RANK.items() if rank in (2, 3, 4))
-"""Kinds that are edits of the manifest, in force after a reload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,8 @@ def _steering(verb: AddVerb) -> None:
     resume = verb("resume", "end a pause: of the fleet, of a job, or of a host after failures in a row")
     resume.add_argument("job", metavar="JOB", nargs="?", help="only this job (default: the whole fleet)")
     resume.add_argument("--host", metavar="HOST", help="a host that was paused by failures in a row")
+    notify = verb("notify", "send a test message to each place that the manifest's [notify] names")
+    notify.add_argument("--test", action="store_true", required=True, help="send it, and say how that went")
     verb("explain", "what a code such as E104 or a word such as oom means, and what to do").add_argument(
         "code", metavar="CODE", nargs="?"
     )

@@ -192,10 +192,10 @@ class FleetClient:
 
     # -- anyone --------------------------------------------------------------------------------------
 
-    def jobs(self, status: str | None = None) -> list[dict[str, Any]]:
-        """All jobs, or those in one status."""
-        query = "" if status is None else "?" + urlencode({"status": status})
-        return self._rows(f"/v1/jobs{query}", "jobs")
+    def jobs(self, status: str | None = None, *, reasons: bool = False) -> list[dict[str, Any]]:
+        """All jobs, or those in one status; with `reasons` also what each one waits for."""
+        asked = ({} if status is None else {"status": status}) | ({"reasons": "1"} if reasons else {})
+        return self._rows("/v1/jobs" + ("?" + urlencode(asked) if asked else ""), "jobs")
 
     def shadows(self) -> list[dict[str, Any]]:
         """All verification runs; none at a receiver that does not know them."""

@@ -166,6 +166,13 @@ _WARNINGS = (
         'Set `on_change = "retrain"`, or `cis490-jobs requeue --force JOB`.',
         "cis490-jobs requeue --force gbt-oracle",
     ),
+    Entry(
+        "W008", "the fleet opens to every host",
+        "The manifest in force names hosts, so all others are kept out; the new one names none, so every host that "
+        "calls is given jobs.",
+        "Name at least one host, if that was not meant.",
+        '[[hosts]] name = "box"',
+    ),
 )  # fmt: skip
 
 _MANIFEST = (

@@ -20,6 +20,7 @@ from training.fleet import manifest as manifests
 from training.fleet import plan as plans
 from training.fleet.artifact_files import ArtifactFiles
 from training.fleet.event_bus import EventBus
+from training.fleet.expectations import Remembered
 from training.fleet.gc import Cleaner
 from training.fleet.manifest_faults import Fault, TrainingManifestError
 from training.fleet.notifier import Notifier
@@ -63,6 +64,7 @@ class Coordinator:
             None if folder is None else folder / "logs", queue.clock, self.events.publish
         )
         self.notifier = Notifier(queue, self.events, lambda: self.ballast)
+        self.expectations = Remembered()
         self.event_streams = 0
         """Open streams of `GET /v1/events`."""
         self.request_times = RequestTimes({})

@@ -18,7 +18,7 @@ from cis490.clock import Clock
 from cis490.digest import sha256_file
 from cis490.failpoints import failpoint
 from cis490.logs import event
-from cis490.progress import ELSEWHERE_S, Every
+from cis490.progress import ELSEWHERE_S, Every, sentence
 from training.fleet.checkpoint_folders import is_kept_after, is_kept_without_lease
 from training.fleet.client import FleetError, Refused, backoff_s, retry_reason
 from training.fleet.stopping import Stop
@@ -93,6 +93,7 @@ class Delivery:
         self._random01 = random01
         self._stop_seen_s: float | None = None
         self._upload_log: Every | None = None
+        self._upload_began_s = 0.0
         self.note: Callable[[str], None] = lambda text: None
         """Takes a line for the attempt's log, while there is one."""
 
@@ -139,7 +140,8 @@ class Delivery:
         match record.ending:
             case CompleteRequest():
                 bundle, artifact_id = self._state.bundle(record), record.ending.artifact_id
-                self._upload_log = Every(ELSEWHERE_S, self._clock.now_s())
+                self._upload_began_s = self._clock.now_s()
+                self._upload_log = Every(ELSEWHERE_S, self._upload_began_s)
                 status = self._client.upload(
                     record.job_id, record.token, bundle, artifact_id, self._on_upload
                 )
@@ -165,7 +167,7 @@ class Delivery:
                 total_bytes=total,
                 percent=100 * sent // max(total, 1),
             )
-            self.note(f"uploading the result: {sent} of {total} bytes")
+            self.note(f"uploading the result: {sentence(sent, total, now - self._upload_began_s)}")
         if self._stop.requested:
             if self._stop_seen_s is None:
                 self._stop_seen_s = now

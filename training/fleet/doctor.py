@@ -124,6 +124,13 @@ def room(area: str, check: str, path: Path, unit: str) -> Finding:
     )
 
 
+def update(checkout: Path) -> str:
+    """How the program here gets newer; one that was installed from a wheel has no repository."""
+    if (checkout / ".git").exists():
+        return f"git -C {shlex.quote(str(checkout))} pull"
+    return "install the newer version of cis490 here"
+
+
 def is_readonly(path: Path) -> bool:
     """Is its file system mounted read-only?"""
     if not hasattr(os, "statvfs"):

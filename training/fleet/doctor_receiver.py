@@ -87,7 +87,13 @@ def _manifest(where: Places) -> Iterator[Finding]:
         line = "" if first.line is None else f":{first.line}"
         text = str(error).splitlines()[0] + (f" (and {more} more)" if more else "")
         if not path.exists():
-            fix = f"cp {CHECKOUT}/etc/training_manifest.toml.example {shlex.quote(str(path))}   and edit it"
+            example = CHECKOUT / "etc" / "training_manifest.toml.example"
+            quoted = shlex.quote(str(path))
+            fix = (
+                f"cp {shlex.quote(str(example))} {quoted}   and edit it"
+                if example.exists()
+                else f"${{EDITOR:-nano}} {quoted}   (docs/manifest.md explains each key)"
+            )
         else:
             fix = f"${{EDITOR:-nano}} {shlex.quote(str(path))}{'   # line' + line.replace(':', ' ') if line else ''}"
         yield Finding(AREA, "manifest", "FAIL", text, f"{fix}   then: cis490-jobs reload")
@@ -137,7 +143,7 @@ def _opened_database(connection: sqlite3.Connection, path: Path, wall_s: float) 
         text = (
             f"{path} has schema version {version}, written by a newer program; this one knows up to {known}"
         )
-        fix = f"git -C {CHECKOUT} pull   then: {START}   (or restore an older backup)"
+        fix = f"{doctor.update(CHECKOUT)}   then: {START}   (or restore an older backup)"
         yield Finding(AREA, "database", "FAIL", text, fix)
         return
     faults = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -133,8 +132,8 @@ def against_receiver(
     if isinstance(wanted, str) and digest is not None and wanted != digest:
         state = "FAIL" if rules.get("trainer") == "same" else "WARN"
         text = f"this checkout has trainer {digest[:12]}, the receiver {wanted[:12]}"
-        checkout = shlex.quote(str(Path(__file__).resolve().parents[2]))
-        update = f"git -C {checkout} pull   then: sudo systemctl restart {WORKER_UNIT}"
+        checkout = Path(__file__).resolve().parents[2]
+        update = f"{doctor.update(checkout)}   then: sudo systemctl restart {WORKER_UNIT}"
         yield Finding(AREA, "trainer version", state, text, update)  # type: ignore[arg-type]
     elif isinstance(wanted, str) and digest is not None:
         yield Finding(AREA, "trainer version", "OK", f"the receiver's: {digest[:12]}")

@@ -19,6 +19,7 @@ from cis490.logs import event
 from training.fleet import audit_trail
 from training.fleet.coordinator import Coordinator
 from training.fleet.event_bus import PAGE, Event, Subscription, Wants
+from training.fleet.http_io import NO_PAGE
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
     "x-accel-buffering": "no",  # nginx would hold events back
+    **NO_PAGE,
 }
 
 

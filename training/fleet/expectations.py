@@ -16,6 +16,8 @@ from training.fleet.rows import JobRow
 if TYPE_CHECKING:
     from training.fleet.queue import JobQueue
 
+KEPT_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -40,6 +42,26 @@ def of_fleet(queue: JobQueue) -> Expected:
         n = found.n_past
         done = {"at": found.done_at, "basis": "1 past attempt" if n == 1 else f"{n} past attempts"}
     return Expected(found.jobs, done)
+
+
+class Remembered:
+    """`of_fleet`, kept while nothing happens, at most KEPT_S: whoever watches a page asks once a second.
+
+    A claim, an end, a reload and a pause are all in the audit trail, so each makes it anew. A host that falls silent is
+    not, and neither is the clock: that is what KEPT_S is for.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[int, int] | None, Expected] = None, Expected({}, None)
+
+    def of_fleet(self, queue: JobQueue) -> Expected:
+        """From any thread; two that ask at the same time may both look."""
+        key = int(queue.read("audit_span")[0]["last_seq"]), int(queue.clock.now_s() / KEPT_S)
+        known, found = self._last
+        if known != key:
+            found = of_fleet(queue)
+            self._last = key, found
+        return found
 
 
 def of_job(queue: JobQueue, row: JobRow, past: History | None = None) -> Estimate | None:

@@ -105,7 +105,8 @@ def stuck(queue: JobQueue, now_s: float) -> list[dict[str, Any]]:
     """Why waiting jobs can run on no host, however long they wait: a row for each reason, the most jobs first.
 
     `{"reason", "n_jobs", "jobs" (at most 5 names, those that go first), "next" (a command)}`. Judged once for each
-    class of jobs. A host that is only busy, or less preferred, is no reason, and neither is a pause of the fleet.
+    class of jobs. A host that is only busy, or less preferred, is no reason, and neither is a pause of the fleet; that
+    of a job is.
     `now_s` is on the queue's clock. Reads the database: not for the event loop.
     """
     waiting = {row["class_id"]: int(row["n"]) for row in queue.read("class_waiting")}
@@ -113,7 +114,7 @@ def stuck(queue: JobQueue, now_s: float) -> list[dict[str, Any]]:
     with queue.still():
         views = queue.views(now_s)
         for class_id in waiting:
-            if queue.matcher.knows(class_id) and (reason := _stuck_reason(queue, class_id, views)):
+            if queue.matcher.knows(class_id) and (reason := stuck_reason(queue, class_id, views)):
                 reasons[class_id] = reason
     by_reason: dict[str, dict[str, Any]] = {}
     for class_id, reason in reasons.items():
@@ -124,19 +125,33 @@ def stuck(queue: JobQueue, now_s: float) -> list[dict[str, Any]]:
             entry["jobs"] += [row["name"] for row in found]
     held = queue.read("held_names", most=MOST_NAMED)
     if held:
-        by_reason[_HELD] = {"reason": _HELD, "n_jobs": held[0]["n"], "jobs": [row["name"] for row in held]}
-    out = [entry | {"next": _why_command(entry["jobs"])} for entry in by_reason.values()]
+        by_reason[HELD] = {"reason": HELD, "n_jobs": held[0]["n"], "jobs": [row["name"] for row in held]}
+    out = [entry | {"next": _why_command(entry["jobs"])} for entry in by_reason.values()] + _paused(queue)
     return sorted(out, key=lambda entry: -entry["n_jobs"])
 
 
-_HELD = "the manifest no longer has this job: it is held"
+HELD = "the manifest no longer has this job: it is held"
+
+
+PAUSED = "paused by an operator"
+
+
+def _paused(queue: JobQueue) -> list[dict[str, Any]]:
+    """The jobs that an operator paused: an entry for each reason that was given."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in queue.read("paused_names"):
+        reason = f"{PAUSED} ({row['paused_reason']})" if row["paused_reason"] else PAUSED
+        entry = found.setdefault(reason, {"reason": reason, "n_jobs": row["n"], "jobs": []})
+        if len(entry["jobs"]) < MOST_NAMED:
+            entry["jobs"].append(row["name"])
+    return [entry | {"next": f"cis490-jobs resume {entry['jobs'][0]}"} for entry in found.values()]
 
 
 def _why_command(names: Sequence[str]) -> str:
     return f"cis490-jobs why {names[0]}" if names else "cis490-jobs list --status pending"
 
 
-def _stuck_reason(queue: JobQueue, class_id: int, views: Sequence[HostView]) -> str | None:
+def stuck_reason(queue: JobQueue, class_id: int, views: Sequence[HostView]) -> str | None:
     """What keeps the class from the host that comes closest, and how many more reasons there are; None: nothing."""
     if not views:
         return "no host is in the manifest and no worker has called yet"

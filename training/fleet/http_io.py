@@ -17,6 +17,12 @@ from training.fleet import wire, wire_headers
 T = TypeVar("T")
 _DRAIN_BYTES = 8 * 1024 * 1024
 _DRAIN_S = 2.0
+NO_PAGE = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+"""Of every answer that is no page: a browser that is led to one shows text, and nothing in it runs."""
+_NO_PAGE = [(key.encode(), value.encode()) for key, value in NO_PAGE.items()]
 
 
 class Problem(Exception):
@@ -35,7 +41,11 @@ class _Json(Response):
 
     def __init__(self, body: bytes, status: int) -> None:
         self.status_code, self.body, self.background = status, body, None
-        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+            *_NO_PAGE,
+        ]
 
 
 def answer(body: Any, status: int = 200) -> Response:

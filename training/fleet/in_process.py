@@ -6,6 +6,8 @@ interface cannot disagree. Only the socket is left out.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -14,6 +16,9 @@ import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
 from training.fleet.wire_headers import HEADER_OPERATOR_TOKEN
+
+LARGE_BYTES = 64 * 1024
+"""An answer of so many bytes is read on another thread: the loop has others to serve meanwhile."""
 
 
 class Refusal(Exception):
@@ -72,7 +77,9 @@ class InProcess:
                 parts.append(message.get("body", b""))
 
         await self._app(scope, receive, send)
-        found: dict[str, Any] = msgspec.json.decode(b"".join(parts) or b"{}")
+        answered = b"".join(parts) or b"{}"
+        decode = functools.partial(msgspec.json.decode, answered)
+        found: dict[str, Any] = decode() if len(answered) < LARGE_BYTES else await asyncio.to_thread(decode)
         if not 200 <= status < 300:
             raise Refusal(status, found)
         return found

@@ -17,6 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ MAX_CHAR_BYTES = 4
 """Of a character in UTF-8; a read gives at least so many."""
 _OPEN = 256
 """Writers that are kept ready."""
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 Key = tuple[str, int]
 """A job's id and the epoch of an attempt."""
@@ -113,14 +116,13 @@ class LogStore:
 
     def add_points(self, key: Key, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines; more than fit are thinned, the first and the last stay."""
-        data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+        data = _lines(rows)
         with self._lock:
             self._make_room(len(data), key)
             path = self._folder(key) / POINTS
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab", buffering=0) as file:
-                before = file.tell()
-                if before and not _ends_a_line(path):
+            with _appending(path) as file:
+                before = file.seek(0, os.SEEK_END)
+                if before and not _ends_a_line(file):
                     data = b"\n" + data  # the last write was cut short
                 file.write(data)
             self._note(key, len(data))
@@ -148,7 +150,7 @@ class LogStore:
         most = MAX_POINTS_KEPT
         while True:
             rows = [*thinned(points, most), *([{"peak": peak}] if peak else [])]
-            data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+            data = _lines(rows)
             if len(data) <= POINTS_BYTES // 2 or most <= 2:
                 break
             most //= 2
@@ -257,10 +259,22 @@ def _measured(folder: Path) -> _Kept:
     return _Kept(size, used)
 
 
-def _ends_a_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(_encode(row) + "\n" for row in rows).encode()
+
+
+def _appending(path: Path) -> FileIO:
+    """Opened to read and to append. Its folder is made when it is not there, which is seldom."""
+    try:
+        return open(path, "ab+", buffering=0)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "ab+", buffering=0)
+
+
+def _ends_a_line(file: FileIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _is_inner(byte: int) -> bool:

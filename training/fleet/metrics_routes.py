@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from training.fleet.coordinator import Coordinator
 from training.fleet.endpoint import Endpoint
-from training.fleet.http_io import Problem, one_header
+from training.fleet.http_io import NO_PAGE, Problem, one_header
 from training.fleet.lease_answers import coordinator_of
 
 _making = threading.Lock()
@@ -21,7 +21,7 @@ async def metrics(request: Request) -> Response:
     app = coordinator_of(request)
     accept = one_header(request, "accept")
     body, content_type = await asyncio.to_thread(_text, app, accept)
-    return Response(body, headers={"content-type": content_type})
+    return Response(body, headers={"content-type": content_type, **NO_PAGE})
 
 
 def _text(app: Coordinator, accept: str) -> tuple[bytes, str]:

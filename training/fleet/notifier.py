@@ -123,19 +123,20 @@ class Notifier:
 
     def _picture(self) -> Picture:
         queue, ballast = self._queue, self._ballast()
-        names = {row["job_id"]: row["name"] for row in queue.read("notify_live")}
         with queue.still():
             queue.note_all_heard()
             now_s = queue.clock.now_s()
             silent = {host: now_s - seen.at_s for host, seen in queue.matcher.seen.items()}
             holding: dict[str, list[str]] = {}
             for lease in queue.leases.all():
-                holding.setdefault(lease.host, []).append(names.get(lease.job_id, lease.job_id[:12]))
+                holding.setdefault(lease.host, []).append(lease.name or lease.job_id[:12])
         return Picture(
             at=queue.clock.wall_s(),
             failed=[
-                Failed(row.job_id, row.epoch, row.name, row.claimed_by or "", row.last_error or "")
-                for row in queue.list_jobs("failed")
+                Failed(
+                    row["job_id"], row["epoch"], row["name"], row["claimed_by"] or "", row["last_error"] or ""
+                )
+                for row in queue.read("notify_failed")
             ],
             unfinished=int(queue.read("notify_unfinished")[0]["n"]),
             completed=queue.counts().get("completed", 0),

@@ -79,11 +79,13 @@ class Known:
     disk: bool = False
     unfinished: bool = False
     """Work was seen: its end is worth a word, once."""
+    ended: int = 0
+    """Jobs completed or failed: work that began and ended between two looks shows in nothing else."""
 
 
 def known_at_start(picture: Picture) -> Known:
     """What is so when the receiver starts is no news; a host that is silent and a full disk are, in their time."""
-    return Known(_ids(picture), unfinished=picture.unfinished > 0)
+    return Known(_ids(picture), unfinished=picture.unfinished > 0, ended=_ended(picture))
 
 
 def judge(known: Known, picture: Picture) -> tuple[Known, list[Sign]]:
@@ -96,9 +98,13 @@ def judge(known: Known, picture: Picture) -> tuple[Known, list[Sign]]:
     signs += [_return(host, picture) for host in sorted(known.lost - lost)]
     if bool(picture.disk) != known.disk:
         signs.append(_disk(picture))
-    if known.unfinished and not picture.unfinished:
+    if not picture.unfinished and (known.unfinished or _ended(picture) > known.ended):
         signs.append(_all_done(picture))
-    return Known(_ids(picture), lost, bool(picture.disk), picture.unfinished > 0), signs
+    return Known(_ids(picture), lost, bool(picture.disk), picture.unfinished > 0, _ended(picture)), signs
+
+
+def _ended(picture: Picture) -> int:
+    return picture.completed + len(picture.failed)
 
 
 def _ids(picture: Picture) -> frozenset[tuple[str, int]]:
@@ -230,6 +236,10 @@ class Storm:
             self._waiting.append(kept)
         else:
             self._n_more += 1
+
+    def count(self, n: int) -> None:
+        """So many signs came that nobody had room for."""
+        self._n_more += n
 
     def due_in_s(self, now_s: float) -> float | None:
         """After how long `take` has a message; None: when another sign has come."""

@@ -136,7 +136,8 @@ def _opener() -> urllib.request.OpenerDirector:
 
 def _scrubbed(error: Exception, secrets: list[str]) -> str:
     """An error in words, on one line, without what must not be told."""
-    text = " ".join(str(getattr(error, "reason", "") or error).split())
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    text = " ".join(str(cause).split())
     forms = {form for secret in secrets for form in (secret, quote(secret)) if len(form) > 1}
     for form in sorted(forms, key=len, reverse=True):  # the longest first: one may contain another
         text = text.replace(form, HIDDEN)
@@ -199,6 +200,9 @@ class Courier:
     ) -> None:
         self._place, self._storm, self._now_s, self._pauses_s = place, storm, now_s, pauses_s
         self._inbox: queue.Queue[Sign | None] = queue.Queue(MOST_WAITING)
+        self._guard = threading.Lock()
+        self._dropped = 0
+        """Signs since the last that the inbox had no room for."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"notify-{place.kind}", daemon=True)
         self._thread.start()
@@ -208,7 +212,13 @@ class Courier:
         try:
             self._inbox.put_nowait(sign)
         except queue.Full:
-            event(log, "notify.dropped", level=logging.WARNING, place=self._place.kind, subject=sign.subject)
+            with self._guard:
+                self._dropped += 1
+                is_first = self._dropped == 1
+            if is_first:
+                event(
+                    log, "notify.dropped", level=logging.WARNING, place=self._place.kind, subject=sign.subject
+                )
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Stop; what is under way has `timeout_s` to end."""
@@ -232,9 +242,15 @@ class Courier:
             while sign is not None:  # all that is there: what comes at once goes out as one
                 self._storm.add(sign, self._now_s())
                 sign = self._next()
+            self._storm.count(self._take_dropped())
             message = None if self._stopping.is_set() else self._storm.take(self._now_s())
             if message is not None and not self._sent(message):
                 self._storm.give_back(message)
+
+    def _take_dropped(self) -> int:
+        with self._guard:
+            found, self._dropped = self._dropped, 0
+            return found
 
     def _next(self) -> Sign | None:
         try:

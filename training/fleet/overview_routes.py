@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from training.fleet import expectations, explain, naming, views
+from training.fleet import explain, naming, views
 from training.fleet.coordinator import Coordinator
 from training.fleet.endpoint import Endpoint
 from training.fleet.http_io import Problem, answer
@@ -31,7 +31,7 @@ async def overview(request: Request) -> Response:
         "trainer_digest": rules.trainer_digest,
         "unknown_hosts": rules.unknown_hosts if rules.names_hosts else "allow",
     }
-    return answer(assembled(await asyncio.to_thread(_facts, app, trouble)) | {"policy": policy})
+    return await asyncio.to_thread(lambda: answer(assembled(_facts(app, trouble)) | {"policy": policy}))
 
 
 def _facts(app: Coordinator, trouble: dict[str, str]) -> Facts:
@@ -42,7 +42,7 @@ def _facts(app: Coordinator, trouble: dict[str, str]) -> Facts:
         found = [queue.with_heartbeat(job_row(raw)) for raw in queue.read("job_noteworthy", kind=kind)]
         return [views.job(row, leases.get(row.job_id), queue.reference) for row in found]
 
-    expected = expectations.of_fleet(queue)
+    expected = app.expectations.of_fleet(queue)
     return Facts(
         at=queue.clock.wall_s(),
         started_at=app.started_at,

@@ -44,7 +44,7 @@ class Bound:
     dataset: tuple[str, str] | None
     """Its id and its file."""
     in_force: str
-    """A fingerprint of the hosts and rules in force."""
+    """A fingerprint of the manifest, hosts and rules in force."""
     jobs: Mapping[str, Standing]
 
     def plan_id(self) -> str:
@@ -132,7 +132,8 @@ def _values(standing: Standing) -> tuple[object, ...]:
 def bound_to(picture: Picture, wanted: Manifest, trainer_digest: str | None) -> Bound:
     """What a plan for this manifest is bound to now."""
     policy = [(name, _policy_of(spec)) for name, spec in sorted(picture.hosts.items())]
-    text = repr((policy, picture.policy, picture.reference, picture.rules.names_hosts))
+    old = picture.in_force.digest if picture.in_force is not None else None  # with its other tables
+    text = repr((policy, picture.policy, picture.reference, picture.rules.names_hosts, old))
     pin = wanted.dataset
     return Bound(
         manifest_digest=wanted.digest,

@@ -18,15 +18,19 @@ def told_of(step: Step, fleet: Fleet, reference: Reference) -> dict[str, Any]:
     """One job, as the answer has it."""
     spec, row, replaced = step.spec, step.row, step.replaced
     before = row if row is not None else replaced
+    changed: list[dict[str, Any]]
     if spec is None:
         assert row is not None
         name, line, changed, able = row.name, None, [], []
     else:
         name, line = spec.name, spec.line
-        changed = [] if before is None else _changed(before.spec, spec.to_dict())
-        able = fleet.able(requirement_after(step))
-    if step.action == "move" and spec is not None and row is not None:
-        changed = [{"key": "line", "from": row.spec.get("line"), "to": spec.line}]
+        able = fleet.able(requirement_after(step, fleet.picture.requirements))
+        if before is None:
+            changed = []
+        elif step.action == "move":  # one more line at the top moves every job
+            changed = [{"key": "line", "from": before.spec.get("line"), "to": line}]
+        else:
+            changed = _changed(before.spec, spec.to_dict())
     runs = next((one for one in (replaced, row) if one is not None and one.status in ACTIVE), None)
     return {
         "action": step.action,

@@ -169,15 +169,17 @@ def by_requirement(steps: Iterable[Step], known: Mapping[int, Requirement]) -> W
         if row is not None and step.action in ("keep", "move") and row.class_id in known:
             same.setdefault(row.class_id, []).append(step)
         else:
-            out.setdefault(requirement_after(step), []).append(step)
+            out.setdefault(requirement_after(step, known), []).append(step)
     for class_id, group in same.items():
         out.setdefault(known[class_id], []).extend(group)
     return out
 
 
-def requirement_after(step: Step) -> Requirement:
-    """What the job asks of a host after the reload."""
+def requirement_after(step: Step, known: Mapping[int, Requirement]) -> Requirement:
+    """What the job asks of a host after the reload; one that stays as it is stays in its class, as `known` has it."""
     assert step.spec is not None
+    if step.row is not None and step.action in ("keep", "move") and step.row.class_id in known:
+        return known[step.row.class_id]
     learned = None if step.row is None or step.action == "retrain" else step.row.learned
     return requirement_of(step.spec, learned)
 

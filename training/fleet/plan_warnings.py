@@ -25,6 +25,7 @@ def warnings(
         *_nobody_can(fleet, waiting),
         *_goes_on(steps),
         *_hosts_that_go(picture, wanted),
+        *_opens(picture, wanted),
         *_names_alike(wanted, picture),
         *_stale_results(steps, reference),
         *(
@@ -99,6 +100,15 @@ def _hosts_that_go(picture: Picture, wanted: Manifest) -> Iterable[dict[str, Any
                 "W004", f"{name} is not in the manifest, so it gets no more jobs; it runs {verb} on", None,
                 f'to keep it: add [[hosts]] name = "{name}"',
             )  # fmt: skip
+
+
+def _opens(picture: Picture, wanted: Manifest) -> Iterable[dict[str, Any]]:
+    """A manifest that names hosts keeps all others out; one that names none lets every caller in."""
+    if picture.hosts and picture.rules.unknown_hosts == "deny" and not wanted.hosts:
+        yield _warning(
+            "W008", f"no host is named any more ({listed(sorted(picture.hosts))} went): every host that calls is then "
+            "given jobs", None, f'to keep others out: [[hosts]] name = "{min(picture.hosts)}"',
+        )  # fmt: skip
 
 
 def _names_alike(wanted: Manifest, picture: Picture) -> Iterable[dict[str, Any]]:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from training.fleet.tables import (
+    MIN_LAST_COLUMN,
     Marked,
     Row,
+    clip,
     count_of,
     duration,
     figure,
@@ -29,6 +31,8 @@ from training.fleet.tables import (
 
 ACTIVE = ("claimed", "running")
 BAR_CELLS = 10
+MOST_REASON = 240
+"""Characters of why a job waits, where lines are wrapped."""
 STATE_STYLES = {
     "running": "busy", "idle": "good", "LOST": "bad", "PAUSED": "warn", "drained": "warn", "draining": "warn",
     "unseen": "quiet", "failed": "bad", "completed": "good", "claimed": "busy", "cancelled": "quiet", "pending": "",
@@ -47,6 +51,9 @@ class View(NamedTuple):
     """Lines of the terminal."""
     color: bool = False
     """May escape sequences be used? What a colour says is always said by a word as well."""
+
+    blocks: bool = False
+    """Can the terminal show block elements? Else curves are drawn in ASCII."""
 
     @property
     def columns(self) -> int:
@@ -108,15 +115,36 @@ def job_list(view: View, jobs: Sequence[Row]) -> list[str]:
         for job in jobs
     ]
     if view.width is None:
-        ends = [[since(view, job), text_of(job, "last_error"), text_of(job, "job_id")] for job in jobs]
-        header += ["AGE", "ERROR", "JOB_ID"]
+        ends = [
+            [since(view, job), text_of(job, "last_error"), text_of(job, "job_id"), _reason(job)]
+            for job in jobs
+        ]
+        header += ["AGE", "ERROR", "JOB_ID", "REASON"]
         return tsv(header, [row + end for row, end in zip(rows, ends, strict=True)])
     if not jobs:
         return ["no jobs", "  next: add [[jobs]] to the manifest, then: cis490-jobs reload"]
     for row, job in zip(rows, jobs, strict=True):
         row[1] = view.mark(state_word(row[1]), STATE_STYLES.get(row[1], ""))
         row.append("; ".join(_remarks(view, job)))
-    return table([*header, "AGE / ERROR"], rows, view.columns)
+    if all(text_of(job, "status") == "pending" for job in jobs):  # all that differs is why: room for it
+        waiting = [[row[0], row[2], row[3], clip(row[-1], MOST_REASON)] for row in rows]
+        return table(["NAME", "PRIO", "ATTEMPTS", "REASON"], waiting, view.columns, wrap=True)
+    out = table(*_narrowed([*header, "AGE / REASON"], rows, view.columns), view.columns)
+    if any(_reason(job) and line.endswith("...") for job, line in zip(jobs, out[1:], strict=True)):
+        out += ["", "whole reasons: cis490-jobs list --status pending"]
+    return out
+
+
+def _narrowed(header: list[str], rows: list[list[str]], columns: int) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that `show` has as well, as far as the last one would have no room otherwise."""
+    for title in ("ATTEMPTS", "PRIO"):
+        lines = [header, *rows]
+        widths = [max(len(line[at]) for line in lines) for at in range(len(header) - 1)]
+        if sum(widths) + 2 * len(widths) + MIN_LAST_COLUMN <= columns:
+            break
+        at = header.index(title)
+        header, rows = header[:at] + header[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+    return header, rows
 
 
 def since(view: View, job: Row) -> str:
@@ -128,8 +156,16 @@ def since(view: View, job: Row) -> str:
     return "" if at is None else view.ago(at)
 
 
+def _reason(job: Row) -> str:
+    """Why a job waits; of one that does not, only whether it is paused for later."""
+    paused = text_of(job, "paused_reason") if job.get("paused_reason") is not None else None
+    return text_of(job, "waits_for") or ("" if paused is None else f"paused: {paused}".rstrip(": "))
+
+
 def _remarks(view: View, job: Row) -> list[str]:
-    found = [since(view, job) or "never claimed"]
+    found = [_reason(job), since(view, job)]
+    if not any(found):
+        found = ["never claimed"]
     if text_of(job, "status") not in ("completed", "cancelled"):
         found.append(gist(str(job.get("last_error") or "")))
     if job.get("held"):

@@ -28,7 +28,7 @@ def diff(view: View, found: Difference) -> list[str]:
     if same:
         out += [*textwrap.wrap(f"the same: {', '.join(same)}", view.columns, subsequent_indent="  "), ""]
     if found.measures:
-        header = ["METRIC", "ONE", "OTHER", "CHANGE", "95 % INTERVALS"]
+        header = ["METRIC", "ONE", "OTHER", "CHANGE", "95 % CI"]
         out += [*table(header, [_measure(view, one) for one in found.measures], view.columns), ""]
     return [*out, *_files(view, found.files)]
 
@@ -42,14 +42,30 @@ def _measure(view: View, one: Measure) -> list[str]:
     change = "-" if one.difference is None else f"{one.difference:+.4f}"
     relation = one.intervals or "-"
     return [
-        one.key, _with_ends(one.one, one.one_ci95), _with_ends(one.other, one.other_ci95), change,
+        one.key, _short(one.one, one.one_ci95), _short(one.other, one.other_ci95), change,
         view.mark(relation, "strong" if relation == "apart" else ""),
     ]  # fmt: skip
+
+
+def _short(value: float | None, ends: list[float] | None) -> str:
+    """`0.961 (.944-.975)`: 80 columns hold two of them and the longest name of a measure."""
+    if value is None or ends is None or not all(abs(one) <= 1 for one in (value, *ends)):
+        return _with_ends(value, ends)
+    low, high = (
+        f"{end:.3f}".replace("0.", ".", 1).replace("1.000", "1").replace(".000", "0") for end in ends
+    )
+    return f"{value:.3f} ({low}-{high})"
 
 
 def _with_ends(value: float | None, ends: list[float] | None) -> str:
     text = figure(value)
     return text if ends is None else f"{text} ({figure(ends[0])}-{figure(ends[1])})"
+
+
+def _whole(value: float | None, ends: list[float] | None) -> str:
+    """The same with every digit: for programs."""
+    text = "-" if value is None else f"{value:.12g}"
+    return text if ends is None else f"{text} ({ends[0]:.12g}-{ends[1]:.12g})"
 
 
 def _files(view: View, files: tuple[File, ...] | list[File] | object) -> list[str]:
@@ -78,7 +94,7 @@ def _tsv(found: Difference) -> list[str]:
     rows = [["artifact", side.name, side.artifact_id, "", ""] for side in (found.one, found.other)]
     rows += [["fact", one.key, figure(one.one), figure(one.other), figure(one.same)] for one in found.facts]
     for measure in found.measures:
-        ends = [_with_ends(measure.one, measure.one_ci95), _with_ends(measure.other, measure.other_ci95)]
+        ends = [_whole(measure.one, measure.one_ci95), _whole(measure.other, measure.other_ci95)]
         rows.append(["metric", measure.key, *ends, measure.intervals or ""])
     for file in found.files:
         sizes = ["" if count is None else str(count) for count in (file.one_bytes, file.other_bytes)]

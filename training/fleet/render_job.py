@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from training.fleet.render import (
@@ -17,6 +18,7 @@ from training.fleet.render import (
     tries,
 )
 from training.fleet.render_models import metrics_text
+from training.fleet.render_status import when
 from training.fleet.tables import (
     Row,
     count_of,
@@ -39,9 +41,12 @@ if TYPE_CHECKING:
     from training.fleet.verification import Verified
 
 
-def show(view: View, job: Row) -> list[str]:
-    """`show`: all that is known of one job, its attempts and its audit rows."""
-    fields = _show_fields(view, job)
+def show(view: View, job: Row, told: Row | None = None) -> list[str]:
+    """`show`: all that is known of one job, its attempts and its audit rows.
+
+    `told` has the progress points of the latest attempt and the most that it used, `GET /v1/job/{id}/progress`.
+    """
+    fields = _show_fields(view, job, told or {})
     attempts, audit = rows_of(job, "attempts_log"), rows_of(job, "audit")
     if view.width is None:
         rows = [[key, value] for key, value in fields]
@@ -79,7 +84,7 @@ def _where(job: Row) -> str:
     return f", {tries(count_of(job, 'attempts'))}"
 
 
-def _show_fields(view: View, job: Row) -> list[tuple[str, str]]:
+def _show_fields(view: View, job: Row, told: Row) -> list[tuple[str, str]]:
     spec = row_of(job, "spec")
     trained = figure(spec.get("train_hosts")) if spec.get("train_hosts") else "chosen by the split recipe"
     failures = (
@@ -99,19 +104,65 @@ def _show_fields(view: View, job: Row) -> list[tuple[str, str]]:
         "hyper": figure(spec.get("hyper")),
         "split": f"{recipe}, seed {figure(spec.get('seed'))}, train hosts: {trained}",
         "needs": "; ".join(_needs(spec)) or "nothing special",
+        "used (peak)": ", ".join(_peak(row_of(told, "peak"))),
         "limits": f"timeout {_limit(spec, 'timeout_s')}, without progress {_limit(spec, 'stall_s')}",
         "priority": figure(job.get("priority")),
         "on change": figure(spec.get("on_change")),
         "in manifest": removed,
         "generation": figure(job.get("generation")),
         "failures": failures,
+        "paused": (text_of(job, "paused_reason") or "yes") if job.get("paused_reason") is not None else "",
         "progress": progress_text(row_of(job, "progress")),
+        "loss": _loss(view, rows_of(told, "points")),
+        "estimate": _estimate(view, job),
         "last sign": since(view, job),
         "metrics": leaky + metrics_text(row_of(job, "metrics")) if row_of(job, "metrics") else "",
         "artifact": text_of(job, "artifact_id"),
         "stale": ", ".join(words_of(job, "stale")),
     }
     return [(key, value) for key, value in listed.items() if value]
+
+
+def _peak(peak: Row) -> list[str]:
+    """The most that the latest attempt used, as far as it was measured."""
+    ram, vram, gpu = (number_of(peak, key) for key in ("job_rss_gib", "job_vram_gib", "gpu_util_percent"))
+    found = [] if ram is None else [f"{figure(ram)} GiB RAM"]
+    found += [] if vram is None else [f"{figure(vram)} GiB VRAM"]
+    return found + ([] if gpu is None else [f"GPU {gpu:.0f} %"])
+
+
+LEVELS, ASCII_LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", "_.-=+*%#"
+MOST_CELLS = 40
+
+
+def _loss(view: View, points: Sequence[Row]) -> str:
+    """`1.09 #*=.__ 0.211`: the loss of the latest attempt from its first point to its last."""
+    losses = [loss for point in points if (loss := number_of(point, "loss")) is not None and isfinite(loss)]
+    if not losses or view.width is None:
+        return ""
+    count = min(len(losses), MOST_CELLS)
+    low, high = min(losses), max(losses)
+    levels = LEVELS if view.blocks else ASCII_LEVELS
+    cells = [losses[(2 * at + 1) * len(losses) // (2 * count)] for at in range(count)]
+    half = (high / 2 - low / 2) or 1.0  # halves, since the difference of two floats may be none
+    shares = [(cell / 2 - low / 2) / half for cell in cells]
+    curve = "".join(levels[min(int(share * len(levels)), len(levels) - 1)] for share in shares)
+    return f"{figure(losses[0])} {curve} {figure(losses[-1])}"
+
+
+def _estimate(view: View, job: Row) -> str:
+    """When it is expected to start and to end, and the basis of that."""
+    estimate = row_of(job, "estimate")
+    parts = []
+    for key, word in (("start_at", "starts"), ("finish_at", "ends")):
+        at = number_of(estimate, key)
+        if at is None:
+            continue
+        if key == "start_at" and at <= view.now_s + 1 and text_of(job, "status") == "pending":
+            parts.append("could start now")
+        elif at > view.now_s:
+            parts.append(f"{word} in {duration(at - view.now_s)}, {when(view, at)}")
+    return f"{'; '.join(parts)} ({text_of(estimate, 'basis')})" if parts else ""
 
 
 def _verifies(job: Row) -> str:
@@ -178,7 +229,12 @@ _NEXT_VERB = {"pending": "why", "failed": "requeue", "cancelled": "requeue", "co
 def _next_command(job: Row) -> str:
     if job.get("kind") == "shadow" and text_of(job, "status") in _AFTER_SHADOW:
         return f"cis490-jobs verify {text_of(job, 'of_job_id')[:12]}{_AFTER_SHADOW[text_of(job, 'status')]}"
-    verb = _NEXT_VERB.get(text_of(job, "status"))
+    status = text_of(job, "status")
+    if status == "pending" and job.get("paused_reason") is not None:
+        return f"cis490-jobs resume {handle(job)}"
+    if status in ACTIVE:
+        return f"cis490-jobs logs {handle(job)} -f"
+    verb = _NEXT_VERB.get(status)
     return f"cis490-jobs {verb} {handle(job)}" if verb else "cis490-jobs status"
 
 
@@ -260,6 +316,16 @@ def undrained(answer: Row) -> list[str]:
     """After `undrain`."""
     host = text_of(answer, "host")
     return [f"{host}: takes jobs again", f"  next: cis490-jobs why --host {host}"]
+
+
+def notified(view: View, answer: Row) -> list[str]:
+    """After `notify --test`: which place took the message."""
+    rows = [
+        [text_of(one, "kind"), "sent" if one.get("ok") else "FAILED", text_of(one, "error")]
+        for one in rows_of(answer, "targets")
+    ]
+    header = ["PLACE", "STATE", "WHY NOT"]
+    return tsv(header, rows) if view.width is None else table(header, rows, view.columns, wrap=True)
 
 
 def pulled(

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from training.fleet.render import View, handle
-from training.fleet.tables import Row, figure, number_of, row_of, rows_of, table, text_of, tsv, words_of
+from training.fleet.tables import Row, clip, figure, number_of, row_of, rows_of, table, text_of, tsv, words_of
 
 
 def board(view: View, groups: Sequence[Row]) -> list[str]:
@@ -18,9 +18,8 @@ def board(view: View, groups: Sequence[Row]) -> list[str]:
     out: list[str] = []
     for group in groups:
         models = rows_of(group, "models")
-        header = ["NAME", "HOST", "ROC-AUC (95 %)", "PR/BASE", "FPR@90", "GAP (ORACLE-REAL)"]
         out += [*textwrap.wrap(_title(group), view.columns, subsequent_indent="  ", break_on_hyphens=False)]
-        out += [*table(header, [_row(job) for job in models], view.columns, wrap=True, indent="  "), ""]
+        out += [*_fitted([_HEADER, *(_row(job) for job in models)], view.columns), ""]
         for job in models:
             for line in _remarks(job):
                 out += textwrap.wrap(
@@ -30,6 +29,25 @@ def board(view: View, groups: Sequence[Row]) -> list[str]:
         if out[-1]:
             out.append("")
     return [*out, *_legend(groups, view.columns)]
+
+
+_HEADER = ["NAME", "HOST", "ROC-AUC (95 %)", "PR/BASE", "FPR@90", "GAP (ORACLE-REAL)"]
+
+
+def _fitted(lines: list[list[str]], columns: int) -> list[str]:
+    """The table. Where it is too wide, the two figures behind a gap go first, then the host, then ends of names."""
+
+    def width() -> int:
+        return 2 + sum(max(len(line[at]) for line in lines) + 2 for at in range(len(lines[0]))) - 2
+
+    if width() > columns:
+        lines = [[*line[:-1], line[-1].partition(" (")[0]] for line in lines]
+    if width() > columns:
+        lines = [[line[0], *line[2:]] for line in lines]
+    if (over := width() - columns) > 0:
+        longest = max(len(line[0]) for line in lines)
+        lines = [[clip(line[0], max(longest - over, 16)), *line[1:]] for line in lines]
+    return table(lines[0], lines[1:], columns, wrap=True, indent="  ")
 
 
 def with_interval(metrics: Row, key: str) -> str:

@@ -37,6 +37,8 @@ MIN_PROGRESS = 12
 """Columns that the progress gets, whatever long names stand before it."""
 MIN_NAME = 14
 MAX_TEXT_LINES = 2
+WHOLE_TEXT_LINES = 8
+"""Of a problem where all of them fit: the real error is what the operator came for."""
 MIN_PROBLEM_LINES = 9
 """Of a screen; the hosts get the rest."""
 ALL = "cis490-jobs status --all"
@@ -47,13 +49,15 @@ def status(view: View, fleet: Row, *, everything: bool = False) -> list[str]:
     if view.width is None:
         return _tsv(view, fleet)
     head = [*_head(view, fleet), ""]
-    problems = _blocks(view, fleet)
+    problems = _blocks(view, fleet, WHOLE_TEXT_LINES)
     room = None if everything else max(view.height - 1, 12) - len(head)
     wanted = sum(map(len, problems))
     hosts = _hosts(view, fleet, None if room is None else room - min(wanted, MIN_PROBLEM_LINES) - 1)
     out = [*head, *hosts]
     if problems:
         left = None if room is None else room - len(hosts) - 1
+        if left is not None and sum(map(len, problems)) > left:
+            problems = _blocks(view, fleet, MAX_TEXT_LINES)
         out += ["", *_fitting(problems, left)]
     return out
 
@@ -78,7 +82,7 @@ def _head(view: View, fleet: Row) -> list[str]:
         text = f"the fleet is PAUSED, no job is handed out: {figure(reason)}"
         out += [view.paint(line, "warn") for line in textwrap.wrap(text, view.columns)[:MAX_TEXT_LINES]]
     elif done:
-        out.append(f"all done about {_when(view, number_of(done, 'at'))} ({text_of(done, 'basis')})")
+        out.append(f"all done about {when(view, number_of(done, 'at'))} ({text_of(done, 'basis')})")
     return out + _shadow_lines(rows_of(fleet, "shadows"))
 
 
@@ -112,11 +116,11 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M:%S UTC", time.gmtime(at))
 
 
-def _when(view: View, at: float | None) -> str:
+def when(view: View, at: float | None) -> str:
     """`18:40 UTC`, with the day when it is not today's."""
     import time
 
-    if at is None:
+    if at is None or not 0 <= at < 1e11:
         return "an unknown time"
     there, here = time.gmtime(at), time.gmtime(view.now_s)
     return time.strftime("%H:%M UTC" if there[:3] == here[:3] else "%b %d, %H:%M UTC", there)
@@ -251,18 +255,24 @@ def _columns(view: View, rows: Sequence[tuple[list[str], list[str]]]) -> list[st
 # -- what needs a person
 
 
-def _blocks(view: View, fleet: Row) -> list[list[str]]:
-    """Each problem: one or two lines and the command to type next."""
+def _blocks(view: View, fleet: Row, most_lines: int) -> list[list[str]]:
+    """Each problem: at most so many lines, and the command to type next."""
     out = []
     for problem in rows_of(fleet, "problems"):
         is_error = text_of(problem, "severity") == "error"
         out.append(
             _block(
-                view, "x" if is_error else "!", text_of(problem, "text"), text_of(problem, "next"), is_error
+                view,
+                "x" if is_error else "!",
+                text_of(problem, "text"),
+                text_of(problem, "next"),
+                is_error,
+                most_lines,
             )
         )
     stuck = [
-        _block(view, "!", _stuck_text(one), text_of(one, "next"), False) for one in rows_of(fleet, "stuck")
+        _block(view, "!", _stuck_text(one), text_of(one, "next"), False, most_lines)
+        for one in rows_of(fleet, "stuck")
     ]
     return out + stuck
 
@@ -270,15 +280,18 @@ def _blocks(view: View, fleet: Row) -> list[list[str]]:
 def _stuck_text(stuck: Row) -> str:
     names, count = words_of(stuck, "jobs"), count_of(stuck, "n_jobs")
     more = f" and {count - len(names)} more" if count > len(names) else ""
-    waits = "waits, and no host can run it" if count == 1 else "wait, and no host can run them"
+    if text_of(stuck, "reason").startswith("paused "):
+        waits = "waits" if count == 1 else "wait"
+    else:
+        waits = "waits, and no host can run it" if count == 1 else "wait, and no host can run them"
     return f"{', '.join(names)}{more} {waits}: {text_of(stuck, 'reason')}"
 
 
-def _block(view: View, sign: str, text: str, command: str, is_error: bool) -> list[str]:
+def _block(view: View, sign: str, text: str, command: str, is_error: bool, most_lines: int) -> list[str]:
     lines = textwrap.wrap(text, max(view.columns - 2, 40), break_on_hyphens=False) or [""]
-    if len(lines) > MAX_TEXT_LINES:
-        rest = " ".join(lines[MAX_TEXT_LINES - 1 :])
-        lines = [*lines[: MAX_TEXT_LINES - 1], clip(rest, max(view.columns - 2, 40))]
+    if len(lines) > most_lines:
+        rest = " ".join(lines[most_lines - 1 :])
+        lines = [*lines[: most_lines - 1], clip(rest, max(view.columns - 2, 40))]
     out = [
         f"{view.paint(sign, 'bad' if is_error else 'warn')} {lines[0]}",
         *(f"  {line}" for line in lines[1:]),
@@ -322,7 +335,8 @@ def _tsv(view: View, fleet: Row) -> list[str]:
         rows.append([text_of(problem, "severity"), name, text_of(problem, "code"), text, command])
     for stuck in rows_of(fleet, "stuck"):
         name = ",".join(words_of(stuck, "jobs"))
-        detail = f"{count_of(stuck, 'n_jobs')} jobs: {text_of(stuck, 'reason')}"
+        count = count_of(stuck, "n_jobs")
+        detail = f"{count} {'job' if count == 1 else 'jobs'}: {text_of(stuck, 'reason')}"
         rows.append(["stuck", name, "pending", detail, text_of(stuck, "next")])
     for shadow in rows_of(fleet, "shadows"):
         state, where, name = text_of(shadow, "status"), text_of(shadow, "claimed_by"), text_of(shadow, "name")

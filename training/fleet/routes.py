@@ -33,6 +33,7 @@ from training.fleet import (
     shadows,
     steering_routes,
     telemetry_routes,
+    waiting,
     why_routes,
     wire,
     wire_headers,
@@ -226,26 +227,29 @@ async def dataset(request: Request) -> Response:
 async def jobs(request: Request) -> Response:
     """All jobs, by priority; `?status=` keeps one status, `?kind=shadow` asks for verification runs instead.
 
-    `?limit=` and `?offset=` give a part of the list, and `total` beside it.
+    `?limit=` and `?offset=` give a part of the list, and `total` beside it; with `?reasons=1` each entry has
+    `waits_for`.
     """
     app = coordinator_of(request)
     status, kind = _one_of(request, "status", STATUSES), _one_of(request, "kind", ROW_KINDS) or "job"
     limit, offset = _count(request, "limit"), _count(request, "offset")
+    with_reasons = _one_of(request, "reasons", ("0", "1")) == "1"
 
     def read() -> dict[str, Any]:
         leases = app.queue.live_leases()
         found = app.queue.list_jobs(
             status, kind=kind, limit=MAX_LISTED if limit is None else limit, offset=offset or 0
         )
-        out: dict[str, Any] = {
-            "jobs": [job_view(row, leases.get(row.job_id), app.queue.reference) for row in found]
-        }
+        told = [job_view(row, leases.get(row.job_id), app.queue.reference) for row in found]
+        if with_reasons:
+            told = waiting.with_reasons(app.queue, found, told)
+        out: dict[str, Any] = {"jobs": told}
         if limit is not None or offset is not None:
             counts = app.queue.counts(kind=kind)
             out["total"] = sum(counts.values()) if status is None else counts.get(status, 0)
         return out
 
-    return answer(await asyncio.to_thread(read))
+    return await asyncio.to_thread(lambda: answer(read()))
 
 
 def _count(request: Request, key: str) -> int | None:

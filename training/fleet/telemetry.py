@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 SNAPSHOT_EVERY_S = 600.0
 MAX_WAITING = 256
-"""Pieces of disk work that may wait; then points are dropped and appends refused."""
+"""Pieces of disk work that may wait; then appends are refused."""
+MAX_UNWRITTEN = 32_768
+"""Progress points that may wait for the disk, of all attempts together; what is more is dropped."""
 MAX_PEAKS = 4096
 MAX_HOSTS = 2000
 _OLDEST_S = 7 * 86400.0
@@ -56,7 +59,11 @@ class Telemetry:
         self._peaks: OrderedDict[Key, dict[str, float]] = OrderedDict()
         """Of live attempts: the highest use, as far as the disk knows it and beyond."""
         self._made_thread: ThreadPoolExecutor | None = None
+        self._guard = threading.Lock()
+        """Of the next three, which the event loop and the disk's thread change."""
         self._waiting = 0
+        self._unwritten: dict[Key, list[dict[str, Any]]] = {}
+        self._n_unwritten = 0
         self._is_failing = False
         self._snapshot_at_s = clock.now_s() + SNAPSHOT_EVERY_S
         self._snapshot_changes = 0
@@ -82,17 +89,18 @@ class Telemetry:
             told = {"job_id": lease.job_id, "name": lease.name, "host": lease.host, "epoch": lease.epoch}
             self.publish("progress", {**told, **rows[-1], "n_points": len(rows)})
         if usage is not None:
-            peak = self._new_peak(key, usage_json(usage))
+            found = usage_json(usage)
+            peak = self._new_peak(key, found)
             rows += [{"peak": peak}] if peak else []
-            self.host_usage(lease.host, usage)
-        logs = self.logs
-        if rows and logs is not None:
-            with contextlib.suppress(Busy):
-                self._later(lambda: logs.add_points(key, rows))
+            self._use(lease.host, found, wall)
+        if rows and self.logs is not None:
+            self._keep(key, rows)
 
     def host_usage(self, host: str, usage: Usage) -> None:
         """A host told how busy its machine is."""
-        wall, found = self._clock.wall_s(), usage_json(usage)
+        self._use(host, usage_json(usage), self._clock.wall_s())
+
+    def _use(self, host: str, found: dict[str, Any], wall: float) -> None:
         if host in self._usage or len(self._usage) < MAX_HOSTS:
             self._usage[host] = wall, found
         self.history.use(host, found, wall)
@@ -129,13 +137,21 @@ class Telemetry:
         """The result of disk work on the logs. Raises Busy, OSError, and what `call` raises."""
         if self.logs is None:
             raise FileNotFoundError("this receiver keeps its queue in memory, and no logs")
-        if self._waiting >= MAX_WAITING:
-            raise Busy(f"{self._waiting} pieces of disk work wait already")
         logs = self.logs
-        self._waiting += 1
+        self._count_in()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(logs))
         finally:
+            self._count_out()
+
+    def _count_in(self) -> None:
+        with self._guard:
+            if self._waiting >= MAX_WAITING:
+                raise Busy(f"{self._waiting} pieces of disk work wait already")
+            self._waiting += 1
+
+    def _count_out(self) -> None:
+        with self._guard:
             self._waiting -= 1
 
     @property
@@ -146,9 +162,7 @@ class Telemetry:
 
     def _later(self, call: Callable[[], None]) -> None:
         """Disk work that nobody waits for; that it fails is said once, until it succeeds again. Raises Busy."""
-        if self._waiting >= MAX_WAITING:
-            raise Busy
-        self._waiting += 1
+        self._count_in()
 
         def run() -> None:
             try:
@@ -159,9 +173,40 @@ class Telemetry:
                     self._is_failing = True
                     event(log, "telemetry.failing", level=logging.WARNING, reason=repr(error))
             finally:
-                self._waiting -= 1
+                self._count_out()
 
         self._thread.submit(run)
+
+    def _keep(self, key: Key, rows: list[dict[str, Any]]) -> None:
+        """Have rows written. Those of many heartbeats are one piece of disk work while the thread is busy."""
+        with self._guard:
+            if self._n_unwritten + len(rows) > MAX_UNWRITTEN:
+                return
+            is_first = not self._unwritten
+            self._unwritten.setdefault(key, []).extend(rows)
+            self._n_unwritten += len(rows)
+        if is_first:
+            try:
+                self._later(self._write_points)
+            except Busy:
+                self._taken()
+
+    def _taken(self) -> dict[Key, list[dict[str, Any]]]:
+        with self._guard:
+            found, self._unwritten, self._n_unwritten = self._unwritten, {}, 0
+            return found
+
+    def _write_points(self) -> None:
+        """In the thread. Raises what the last attempt raised whose rows could not be written."""
+        failure: Exception | None = None
+        for key, rows in self._taken().items():
+            try:
+                assert self.logs is not None
+                self.logs.add_points(key, rows)
+            except Exception as error:  # noqa: BLE001 - the others have a right to theirs
+                failure = error
+        if failure is not None:
+            raise failure
 
     # -- from time to time
 

@@ -54,6 +54,7 @@ def view_of(terminal: Terminal) -> View:
         terminal.columns if is_terminal else None,
         terminal.height,
         is_terminal and wants_color(terminal.env, os.name),
+        is_terminal and "utf" in str(getattr(terminal.out, "encoding", "")).lower(),
     )
 
 

@@ -48,6 +48,7 @@ ACTS: Mapping[str, str] = {
     "events": "verbs_watch:events",
     "pause": "verbs_steering:pause",
     "resume": "verbs_steering:resume",
+    "notify": "verbs_change:notify",
     "gc": "verbs_steering:gc",
     "doctor": "verbs_doctor:act",
 }

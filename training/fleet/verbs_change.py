@@ -1,4 +1,4 @@
-"""`cancel`, `requeue`, `drain` and `undrain`: what an operator changes about jobs and hosts."""
+"""`cancel`, `requeue`, `drain` and `undrain`: what an operator changes about jobs and hosts; and `notify --test`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from training.fleet import render, render_job
 from training.fleet.client import Refused
-from training.fleet.exits import REFUSED, Stop
+from training.fleet.exits import OK, REFUSED, Stop
 from training.fleet.tables import Row, safe, text_of
 from training.fleet.verb import Call, host_named, named, said
 
@@ -59,3 +59,10 @@ def undrain(call: Call) -> int:
     """Give it jobs again."""
     answer = call.client.undrain(host_named(call))
     return call.say(answer, lambda: render_job.undrained(answer))
+
+
+def notify(call: Call) -> int:
+    """Send a test message to each place; REFUSED when one of them did not take it."""
+    answer = call.client.notify_test()
+    call.say(answer, lambda: render_job.notified(call.view, answer))
+    return OK if answer.get("ok") else REFUSED

@@ -105,7 +105,7 @@ def gc_list(view: View, answer: Row) -> list[str]:
             for kind, key in (("audit rows", "n_audit"), ("logs", "n_logs"))
         ]
         return tsv(["WHAT", "ID", "JOB", "SIZE", "WHY"], rows)
-    if all(rules.get(key) is None for key in _RULES):
+    if all(rules.get(key) is None for key in _RULES) and _is_empty(answer):
         return [
             "the manifest has no [retention]: everything is kept",
             "  next: add for example  [retention] artifact_days = 90  to the manifest, then: cis490-jobs reload",

@@ -82,7 +82,7 @@ def _note(call: Call, event: StreamedEvent) -> bool:
     """Say on standard error what is no event but concerns the stream; False for an event."""
     if event.kind == "down":
         again = event.data.get("again_in_s")
-        wait = f"; trying again in {again:.0f} s" if isinstance(again, (int, float)) else ""
+        wait = f"; trying again in {max(again, 1):.0f} s" if isinstance(again, (int, float)) else ""
         print(f"cis490-jobs: {safe(text_of(event.data, 'reason'))}{wait}", file=call.terminal.err, flush=True)
     elif event.kind == "reset":
         print(f"cis490-jobs: {text_of(event.data, 'reason')}", file=call.terminal.err, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,11 +16,13 @@ _CONTRACT = (
     "completed_at", "attempts", "last_error", "artifact_id",
 )  # fmt: skip
 _ADDED = ("generation", "held", "paused_reason", "lapsed", "host_losses", "program_failures", "metrics")
+_LISTED = (*_CONTRACT, *_ADDED)
+_VALUES = operator.attrgetter(*_LISTED)
 
 
 def job(row: JobRow, lease: LiveLease | None, reference: Reference) -> dict[str, Any]:
     """One entry of the list."""
-    out = {key: row[key] for key in (*_CONTRACT, *_ADDED)}
+    out = dict(zip(_LISTED, _VALUES(row), strict=True))
     out["stale"] = stale_of(row, reference)
     out["leaky"] = is_leaky(row)
     out["kind"] = row.kind

@@ -3,10 +3,12 @@
 // The server draws, this only replaces. Elements keep their identity, so focus, scrolling, selection, open <details> and what
 // somebody typed stay. Without this file every page works: there is a link to reload it.
 
-const AFTER_EVENT_MS = 250; // several events come together
-const LEAST_GAP_MS = 700; // between the ends of two fetches
-const SHARE = 4; // a page that takes long to fetch is fetched more rarely: at most a fifth of the time
+const AFTER_EVENT_MS = 200; // several events come together
+const LEAST_GAP_MS = 500; // from the end of a fetch to the next
+const SHARE = 3; // a page that takes long to fetch is fetched more rarely: at most a quarter of the time
+const FETCH_MS = 30000; // an answer that takes longer will not come
 const WATCH_MS = 60000; // with no event for so long the page is fetched all the same: a broken link may say nothing
+const RETRY_MOST_MS = 30000; // between two tries to open the stream
 const ANNOUNCE_MS = 10000; // at most so often a screen reader is told
 
 const body = document.body;
@@ -94,8 +96,10 @@ function put(text) {
   const events = fresh.body.dataset.events; // a job that starts wants to hear of its own progress only
   if (events && events !== body.dataset.events) {
     body.dataset.events = events;
-    source.close();
-    open();
+    if (source !== null) {
+      source.close();
+      open();
+    }
   }
   document.dispatchEvent(new CustomEvent("page:updated"));
 }
@@ -155,13 +159,17 @@ async function refresh() {
   again = false;
   const from = Date.now();
   try {
-    const answer = await fetch(location.href, { headers: { "X-Refresh": "1", Accept: "text/html" }, redirect: "error" });
+    const headers = { "X-Refresh": "1", Accept: "text/html" };
+    const answer = await fetch(location.href, { headers, redirect: "error", signal: AbortSignal.timeout(FETCH_MS) });
     if (answer.ok) {
       put(await answer.text());
+      freshAt = Date.now();
       if (source?.readyState === EventSource.OPEN) live();
+    } else if (answer.status >= 500) {
+      down();
     }
   } catch {
-    down();
+    cut();
   }
   fetching = false;
   endedAt = Date.now();
@@ -188,6 +196,20 @@ function down() {
   tick();
 }
 
+/** Nothing comes through: the stream may be as dead without saying so. */
+function cut() {
+  down();
+  if (source === null) return;
+  source.close();
+  later();
+}
+
+function later() {
+  clearTimeout(reopening);
+  reopening = setTimeout(open, retryMs);
+  retryMs = Math.min(retryMs * 2, RETRY_MOST_MS);
+}
+
 function open() {
   source = new EventSource(`/v1/events?${body.dataset.events}`);
   let greeted = false;
@@ -204,8 +226,8 @@ function open() {
     if (source === null) return; // closed by ourselves
     down();
     if (source.readyState !== EventSource.CLOSED) return;
-    reopening = setTimeout(open, retryMs); // the browser gave up: an answer other than 200, such as 429 or a receiver that restarts
-    retryMs = Math.min(retryMs * 2, 30000);
+    later(); // the browser gave up: an answer other than 200, such as 429 where there are too many streams
+    soon(0); // without a stream the page is fetched as often as one is asked for
   });
 }
 

@@ -37,6 +37,12 @@ ORDER BY priority DESC, seq LIMIT :most;
 SELECT name, count(*) OVER () AS n FROM job
 WHERE status = 'pending' AND held = 1 AND kind = 'job' ORDER BY priority DESC, seq LIMIT :most;
 
+-- name: paused_names
+-- Jobs that would wait if an operator had not paused them; each row with how many have the same reason.
+SELECT name, paused_reason, count(*) OVER (PARTITION BY paused_reason) AS n FROM job
+WHERE status = 'pending' AND held = 0 AND paused_reason IS NOT NULL AND kind = 'job'
+ORDER BY priority DESC, seq LIMIT 1000;
+
 -- name: class_before
 -- How many jobs of each class are handed out before one of this priority and age.
 SELECT class_id, count(*) AS n FROM job
@@ -300,8 +306,10 @@ SELECT coalesce(sum(size_bytes), 0) AS bytes FROM upload;
 SELECT count(*) AS n FROM job
 WHERE kind = 'job' AND (status IN ('claimed', 'running') OR (status = 'pending' AND held = 0));
 
--- name: notify_live
-SELECT job_id, name FROM job WHERE status IN ('claimed', 'running');
+-- name: notify_failed
+-- What a message says of jobs that have failed for good.
+SELECT job_id, epoch, name, claimed_by, last_error FROM job
+WHERE kind = 'job' AND status = 'failed' ORDER BY priority DESC, seq;
 
 -- name: dataset_add
 INSERT INTO dataset (dataset_id, path) VALUES (:dataset_id, :path)
@@ -323,11 +331,17 @@ SELECT job_id, epoch, artifact_id, ended_at FROM attempt WHERE outcome = 'comple
 SELECT job_id, epoch, artifact_id, at FROM upload;
 
 -- name: artifact_in_use
--- Asked in the transaction that removes it: a job, a verification run or an attempt that may still complete names it.
+-- Asked in the transaction that removes it: a job, a verification run or an attempt that may still complete names it,
+-- or it is the newest result of a job.
 SELECT 1 FROM job WHERE artifact_id = :artifact_id OR of_artifact_id = :artifact_id
 UNION ALL
 SELECT 1 FROM upload JOIN job ON job.job_id = upload.job_id AND job.epoch = upload.epoch
 WHERE upload.artifact_id = :artifact_id AND (job.status IN ('claimed', 'running') OR job.lapsed = 1)
+UNION ALL
+SELECT 1 FROM upload JOIN attempt ON attempt.job_id = upload.job_id AND attempt.epoch = upload.epoch
+WHERE upload.artifact_id = :artifact_id AND attempt.artifact_id = :artifact_id AND attempt.outcome = 'completed'
+    AND NOT EXISTS (SELECT 1 FROM attempt AS later WHERE later.job_id = attempt.job_id AND later.epoch > attempt.epoch
+        AND later.outcome = 'completed')
 LIMIT 1;
 
 -- name: removed_add
@@ -355,9 +369,10 @@ UNION ALL SELECT 1 FROM upload WHERE job_id = :job_id
 UNION ALL SELECT 1 FROM audit WHERE job_id = :job_id LIMIT 1;
 
 -- name: trail_old
--- Events before a moment, but the latest one of each job, of each host and of the fleet.
+-- Events before a moment, but the latest one of each job, of each host and of the fleet. A clean-up's own row is never
+-- the latest in this sense: else each run would leave work for the next.
 SELECT seq FROM audit
-WHERE at < :before AND seq NOT IN (SELECT max(seq) FROM audit GROUP BY job_id, host) ORDER BY seq;
+WHERE at < :before AND seq NOT IN (SELECT max(seq) FROM audit WHERE event <> 'gc' GROUP BY job_id, host) ORDER BY seq;
 
 -- name: trail_remove
 DELETE FROM audit WHERE seq IN (SELECT value FROM json_each(:seqs));
