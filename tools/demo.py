@@ -171,7 +171,7 @@ def serve(folder: Folder, port: int) -> NoReturn:
         )
     refuse_if_running(folder)
     with running_receiver(folder, port or SERVE_PORT) as (_, part, url):
-        print(f"The receiver serves {folder.shown()} on {url}; Ctrl-C ends it.\n")
+        print(f"The receiver serves {folder.shown()}. Open {url}/ in a browser; Ctrl-C ends it.\n")
         print("\n".join(next_lines(url, SERVE_PORT, folder.shown(), folder.shown(folder.token))), flush=True)
         while True:
             part.must_live()

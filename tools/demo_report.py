@@ -157,7 +157,7 @@ def after_lines(*, full: bool) -> list[str]:
         "",
         f"    {again}",
         "",
-        "and in a second terminal, in this folder:",
+        "shows its pages in a browser at http://127.0.0.1:8445/, and in a second terminal, in this folder:",
         "",
         f"    {_jobs_command()} status",
     ]

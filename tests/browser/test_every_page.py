@@ -69,6 +69,14 @@ def test_a_page_is_accessible_small_fits_its_window_and_asks_no_other_origin(
     axe_clean(opened.page)
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_windows_of_any_width(name: str, lab: LiveReceiver, open_page: OpenPage) -> None:
+    page = open_page(lab.url + PAGES[name]).page
+    for width in (320, 480, 740, 900, 1024, 1180, 1500):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, width
+
+
 @pytest.mark.parametrize("name", BIG_PAGES)
 def test_a_page_over_a_thousand_jobs_and_a_hundred_hosts_stays_small_and_accessible(
     name: str, big_lab: LiveReceiver, open_page: OpenPage, axe_clean: Callable[[Any], None]
