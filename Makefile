@@ -32,7 +32,7 @@ demo-full: setup-full ## All fourteen jobs, deep models too, on two workers (nee
 demo-receiver: setup-run ## Serve the finished demo again, for cis490-jobs and a browser; Ctrl-C ends it
 	@$(BIN)/python -m tools.demo --serve $(ARGS)
 
-test: setup-dev ## Run the quick tests (3 to 4 minutes on 2 cores)
+test: setup-dev ## Run the quick tests (5 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 test-all: setup-all ## Run what the quick tests leave out: torch, the pages in Chromium, public data sets, slow ones, CUDA

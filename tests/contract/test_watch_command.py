@@ -288,7 +288,9 @@ class Terminal:
 
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        own_terminal = ["setsid", "--ctty", "--wait", *argv]  # else Ctrl-C would reach nobody
+        # A terminal of its own, else Ctrl-C would reach nobody; and where the tests themselves run in the
+        # background, a shell has made them ignore Ctrl-C.
+        own_terminal = ["env", "--default-signal=INT", "setsid", "--ctty", "--wait", *argv]
         self._process = subprocess.Popen(
             own_terminal, env=env, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave
         )

@@ -393,3 +393,11 @@ def test_what_has_no_rule_is_kept_for_ever() -> None:
 )
 def test_every_key_stands_in_the_reference(key: str) -> None:
     assert f"| `{key}` |" in REFERENCE.read_text("utf-8")
+
+
+@pytest.mark.parametrize("key", ["require_cuda", "prefer_cuda", "priority", "min_ram_gib", "name", "on_change"])
+def test_a_number_too_long_to_be_printed_is_a_fault_like_any_other(key: str) -> None:
+    endless = "0x" + "f" * 5000  # Python refuses to write it in decimal
+    with pytest.raises(TrainingManifestError) as caught:
+        loads(f'[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n{key} = {endless}\n')
+    assert "a huge whole number" in str(caught.value)

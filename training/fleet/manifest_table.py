@@ -78,7 +78,8 @@ class Table:
         value = self.values.get(key)
         if isinstance(value, bool):
             return value
-        meant = "false" if str(value).lower() in ("0", "0.0", "false", "no", "off") else "true"
+        is_no = value == 0 or (isinstance(value, str) and value.lower() in ("0", "false", "no", "off"))
+        meant = "false" if is_no else "true"
         self.refuse(key, "true or false", f"write {key} = {meant}")
         return default
 
