@@ -395,9 +395,21 @@ def test_every_key_stands_in_the_reference(key: str) -> None:
     assert f"| `{key}` |" in REFERENCE.read_text("utf-8")
 
 
-@pytest.mark.parametrize("key", ["require_cuda", "prefer_cuda", "priority", "min_ram_gib", "name", "on_change"])
+@pytest.mark.parametrize(
+    "key", ["require_cuda", "prefer_cuda", "priority", "min_ram_gib", "name", "on_change"]
+)
 def test_a_number_too_long_to_be_printed_is_a_fault_like_any_other(key: str) -> None:
     endless = "0x" + "f" * 5000  # Python refuses to write it in decimal
     with pytest.raises(TrainingManifestError) as caught:
         loads(f'[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n{key} = {endless}\n')
     assert "a huge whole number" in str(caught.value)
+
+
+def test_a_file_read_before_is_judged_again_when_its_data_set_has_gone(tmp_path: Path) -> None:
+    packed, path = tmp_path / "lab.tar.zst", tmp_path / "manifest.toml"
+    packed.write_bytes(b"packed")
+    path.write_text(f'[dataset]\nid = "{DATASET_ID}"\nfile = "lab.tar.zst"\n')
+    assert load(path).dataset == load(path).dataset == DatasetPin(DATASET_ID, str(packed))
+    packed.unlink()
+    with pytest.raises(TrainingManifestError, match=r"there is none at .*lab\.tar\.zst"):
+        load(path)
