@@ -222,3 +222,11 @@ class TestStuck:
             for entry in explain.stuck(receiver.queue, receiver.queue.clock.now_s())
         }
         assert reasons["the manifest no longer has this job: it is held"] == ["gbt-two"]
+
+
+def test_where_there_is_one_host_the_sentence_says_so(tmp_path: Path) -> None:
+    text = '[[hosts]]\nname = "pi"\ndeny_jobs = ["gbt"]\n[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n'
+    with live_receiver(tmp_path, text) as receiver:
+        (job,) = receiver.queue.list_jobs()
+        found = receiver.send("GET", f"/v1/job/{job.job_id}/eligibility").body
+    assert found["summary"].startswith("gbt-oracle cannot start on pi, the only host: gbt is denied by ")

@@ -92,6 +92,8 @@ def _summary(
         return f"{row.name} waits: no host is in the manifest and no worker has called yet."
     closest = min(verdicts, key=lambda pair: sum(not check.ok for check in pair[1]))
     reasons = "; ".join(check.message for check in closest[1] if not check.ok)
+    if len(verdicts) == 1:
+        return f"{row.name} cannot start on {closest[0].name}, the only host: {reasons}."
     return (
         f"{row.name} cannot start on any of {len(verdicts)} hosts; closest is {closest[0].name}: {reasons}."
     )
