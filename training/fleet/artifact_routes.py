@@ -90,7 +90,7 @@ def _refused(error: Unreadable) -> Problem:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/model/{id}/files", files, "anyone"),
-    Endpoint("GET", "/v1/model/{id}/file/{name:path}", file, "anyone"),
-    Endpoint("GET", "/v1/model/{id}/lineage", lineage, "anyone"),
+    Endpoint("GET", "/v1/model/{id}/files", files, "reader"),
+    Endpoint("GET", "/v1/model/{id}/file/{name:path}", file, "reader"),
+    Endpoint("GET", "/v1/model/{id}/lineage", lineage, "reader"),
 )

@@ -9,6 +9,8 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from training.fleet.peers import Who
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -17,5 +19,5 @@ class Endpoint:
     method: Literal["GET", "POST", "PUT"]
     path: str
     handler: Callable[[Request], Awaitable[Response]]
-    who: Literal["worker", "operator", "anyone"]
+    who: Who
     body: type | None = None

@@ -110,6 +110,6 @@ def _unknown(words: Iterable[str]) -> str | None:
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("GET", "/v1/events", events, "anyone"),
-    Endpoint("GET", "/v1/audit", audit, "anyone"),
+    Endpoint("GET", "/v1/events", events, "reader"),
+    Endpoint("GET", "/v1/audit", audit, "reader"),
 )

@@ -39,4 +39,4 @@ def _text(app: Coordinator, accept: str) -> tuple[bytes, str]:
     return found.text(accept)
 
 
-ENDPOINTS: tuple[Endpoint, ...] = (Endpoint("GET", "/metrics", metrics, "anyone"),)
+ENDPOINTS: tuple[Endpoint, ...] = (Endpoint("GET", "/metrics", metrics, "reader"),)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _HEADERS = {
     "worker": ((wire_headers.HEADER_HOST, True), (wire_headers.HEADER_LEASE_TOKEN, False)),
     "operator": ((wire_headers.HEADER_OPERATOR_TOKEN, True),),
+    "reader": (),
+    "member": (),
+    "joiner": (),
     "anyone": (),
 }
 

@@ -116,6 +116,6 @@ def _unknown(kind: str, word: str, found: naming.Resolved) -> str:
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("GET", "/v1/overview", overview, "anyone"),
-    Endpoint("GET", "/v1/resolve", resolve, "anyone"),
+    Endpoint("GET", "/v1/overview", overview, "reader"),
+    Endpoint("GET", "/v1/resolve", resolve, "reader"),
 )

@@ -247,9 +247,9 @@ async def _unknown(app: Coordinator, name: str) -> Problem:
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/job/{id}/log", append_log, "worker", LogAppend),
-    Endpoint("GET", "/v1/job/{id}/log", read_log, "anyone"),
-    Endpoint("GET", "/v1/job/{id}/progress", progress, "anyone"),
-    Endpoint("GET", "/v1/host/{name}", host, "anyone"),
-    Endpoint("GET", "/v1/host/{name}/history", host_history, "anyone"),
-    Endpoint("GET", "/v1/hosts/history", hosts_history, "anyone"),
+    Endpoint("GET", "/v1/job/{id}/log", read_log, "reader"),
+    Endpoint("GET", "/v1/job/{id}/progress", progress, "reader"),
+    Endpoint("GET", "/v1/host/{name}", host, "reader"),
+    Endpoint("GET", "/v1/host/{name}/history", host_history, "reader"),
+    Endpoint("GET", "/v1/hosts/history", hosts_history, "reader"),
 )

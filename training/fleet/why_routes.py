@@ -75,6 +75,6 @@ def _disk(app: Coordinator) -> str | None:
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("GET", "/v1/job/{id}/eligibility", job_eligibility, "anyone"),
-    Endpoint("GET", "/v1/host/{name}/eligibility", host_eligibility, "anyone"),
+    Endpoint("GET", "/v1/job/{id}/eligibility", job_eligibility, "reader"),
+    Endpoint("GET", "/v1/host/{name}/eligibility", host_eligibility, "reader"),
 )

@@ -16,5 +16,6 @@ MIGRATIONS: tuple[tuple[int, str], ...] = (
     (4, _FOLDER.joinpath("0004_shadow_runs.sql").read_text(encoding="utf-8")),
     (5, _FOLDER.joinpath("0005_steering.sql").read_text(encoding="utf-8")),
     (6, _FOLDER.joinpath("0006_estimates.sql").read_text(encoding="utf-8")),
+    (7, _FOLDER.joinpath("0007_access.sql").read_text(encoding="utf-8")),
 )
 """(version, script), ascending; a released script never changes, a change is a new number."""
