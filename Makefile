@@ -1,5 +1,6 @@
 # Every target sets up what it needs by itself, in this folder: .venv (locked packages, no torch), .venv-full (the same and
-# torch), .venv-bench (the programs that the benchmark compares with). Nothing is asked, nothing is installed elsewhere.
+# torch), .venv-bench (the programs that the benchmark compares with), .venv-sbom (what lists the packages).
+# Nothing is asked, nothing is installed elsewhere.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -14,8 +15,8 @@ CORE := lifecycle eligibility budgets queue queue_state \
 CORE_TESTS := tests/contract tests/property tests/unit/test_lifecycle.py tests/unit/test_eligibility.py \
   tests/unit/test_budgets.py $(wildcard tests/unit/test_manifest*.py) tests/unit/test_writer_and_reaper.py
 
-.PHONY: help demo demo-full demo-receiver test test-all test-browser test-cuda test-faults seeded-faults coverage check format docs results \
-  bench-tsc lock clean setup-run setup-dev setup-full setup-all setup-bench
+.PHONY: help demo demo-full demo-receiver test test-all test-browser test-cuda test-platforms test-faults seeded-faults coverage check format docs results \
+  bench-tsc sbom lock clean setup-run setup-dev setup-full setup-all setup-bench setup-sbom
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,10 @@ test-browser: setup-all ## Run the tests of the pages alone, in Chromium
 
 test-cuda: setup-all ## Run the tests that need an NVIDIA GPU
 	@$(FULL)/python -m pytest -q -m cuda $(ARGS)
+
+test-platforms: setup-dev ## Services in systemd containers, the worker under Wine, both on emulated arm64 (as root, Debian)
+	@scripts/platforms.sh
+	@$(BIN)/python -m pytest -q -m platforms $(ARGS) tests/platforms
 
 test-faults: setup-dev ## Break processes, networks and disks (5 to 10 minutes on 2 cores; as root it tries more)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m faults tests/faults $(ARGS)
@@ -73,6 +78,9 @@ results: setup-full ## Train the 14 jobs under three splits and write docs/resul
 bench-tsc: setup-all setup-bench ## Compare the models with aeon's on four public data sets, write docs/benchmarks-tsc.md
 	@$(FULL)/python -m benchmarks.tsc --jobs $(JOBS) --write $(ARGS)
 
+sbom: setup-sbom ## List every package that users install, with version and licence: dist/sbom/*.cdx.json (CycloneDX)
+	@.venv-sbom/bin/python -m tools.sbom
+
 # dev.txt first; run.txt takes its versions from there, so that both sets agree. torch itself is not locked: the right build
 # depends on the host's GPU; torch.txt holds what every build of it imports. aeon's numba wants an older numpy than ours, so
 # bench.txt is a set of its own, for an environment of its own (0.63.0b1 is a preview that claims more than it can).
@@ -91,11 +99,12 @@ lock: ## Choose and lock newer package versions (needs uv)
 	@printf '%s\n' 'aeon>=1.6' 'numba!=0.63.0b1' | $(LOCK_LIST) $(UPGRADE) --output-file requirements/bench.txt -
 	@printf '%s\n' 'playwright>=1.60' 'axe-playwright-python>=0.1.8' | \
 	  $(LOCK_LIST) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/browser.txt -
+	@echo 'cyclonedx-bom>=7.5' | $(LOCK_LIST) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/sbom.txt -
 	@echo aeon | $(LOCK_LIST) --no-deps --constraint requirements/bench.txt --output-file requirements/public-data.txt -
 
 clean: ## Delete what set-up, tests and tools made (.venv*, caches; not the demo folders)
-	@rm -rf .venv .venv-full .venv-bench dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-full .venv-bench .venv-sbom dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup-run setup-dev setup-full setup-all setup-bench:
+setup-run setup-dev setup-full setup-all setup-bench setup-sbom:
 	@scripts/setup.sh $(@:setup-%=%)

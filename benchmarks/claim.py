@@ -99,7 +99,8 @@ def serve(folder: Path, jobs: int, kind: str) -> None:
     import uvicorn
 
     from training.fleet.connections import server_config
-    from training.fleet.receiver import ListenAddress, bind
+    from training.fleet.receiver import bind
+    from training.fleet.receiver_settings import ListenAddress
 
     app = Probe(trivial() if kind == "trivial" else receiver(folder, jobs, 1 if kind == "single" else None))
     bound = bind(ListenAddress(port=0))

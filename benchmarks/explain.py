@@ -141,7 +141,8 @@ def receiver(manifest: Manifest) -> Iterator[tuple[Coordinator, Callable[[str, s
     import uvicorn
 
     from training.fleet.connections import server_config
-    from training.fleet.receiver import ListenAddress, bind, make_app
+    from training.fleet.receiver import bind, make_app
+    from training.fleet.receiver_settings import ListenAddress
     from training.fleet.store import ModelStore
 
     with tempfile.TemporaryDirectory(prefix="bench-explain-") as name:

@@ -38,7 +38,8 @@ def serve(folder: Path) -> None:
     import uvicorn
 
     from training.fleet.queue import JobQueue
-    from training.fleet.receiver import ListenAddress, bind, make_app
+    from training.fleet.receiver import bind, make_app
+    from training.fleet.receiver_settings import ListenAddress
     from training.fleet.store import ModelStore
     from training.fleet.types import JobSpec, Manifest
 

@@ -1,7 +1,7 @@
 """Two kinds of time, kept apart: durations that decide things, and wall time that is only shown.
 
 A Raspberry Pi has no battery clock: its wall time jumps when the network first answers. So a lease, a grace period
-or a timeout is measured with `now_s`, and wall time never decides anything.
+or a timeout is measured with `now_s`, and wall time decides nothing but when certificates and join tokens end.
 """
 
 import sys
@@ -20,7 +20,7 @@ class Clock(Protocol):
         ...
 
     def wall_s(self) -> float:
-        """UTC seconds since the epoch; may jump either way. For display and audit rows only."""
+        """UTC seconds since the epoch; may jump either way. For display, audit rows, and dates of certificates."""
         ...
 
 

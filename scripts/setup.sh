@@ -7,6 +7,7 @@
 #   scripts/setup.sh all    .venv-full: dev, torch, the public data sets that tests and benchmarks read, and what drives
 #                           Chromium in the tests of the pages (Chromium itself is the system's)
 #   scripts/setup.sh bench  .venv-bench: the programs that benchmarks/tsc.py compares with
+#   scripts/setup.sh sbom   .venv-sbom: what lists the packages that users install (make sbom)
 #
 # A second run with nothing changed does nothing. PYTHON=/path/to/python3 chooses the interpreter.
 # TORCH='torch==2.13.0' chooses torch (default: torch>=2.6, the newest that the package index offers); it is the
@@ -26,8 +27,9 @@ dev) venv=.venv locked=dev.txt includes=dev ;;
 full) venv=.venv-full locked=run.txt includes=all ;;
 all) venv=.venv-full locked=dev.txt includes=all ;;
 bench) venv=.venv-bench locked=bench.txt includes=bench ;;
+sbom) venv=.venv-sbom locked=sbom.txt includes=sbom ;;
 *)
-    printf "set-up stopped: '%s' is no set; expected run, dev, full, all or bench.\n  Type: scripts/setup.sh dev\n" "$level" >&2
+    printf "set-up stopped: '%s' is no set; expected run, dev, full, all, bench or sbom.\n  Type: scripts/setup.sh dev\n" "$level" >&2
     exit 1
     ;;
 esac
@@ -120,6 +122,14 @@ find_browser() {
     say "no Chromium on this machine: the tests of the pages will be skipped. Debian: sudo apt-get install -y chromium"
 }
 
+# The tests of access run Debian's Caddy too, beside the one of the locked packages. Its package starts a web server where
+# systemd runs, so that there nobody's machine gets it unasked.
+find_caddy() {
+    if [ -x /usr/bin/caddy ] || [ "$(uname -s)" != Linux ]; then return 0; fi
+    if [ "$(id -u)" -eq 0 ] && [ ! -d /run/systemd/system ] && command -v apt-get >/dev/null && apt_install caddy; then return 0; fi
+    say "no Caddy of the system's: the tests of access use the locked one alone. Debian: sudo apt-get install -y caddy"
+}
+
 make_venv() {
     local python=$1
     if [ -e "$venv" ] && [ ! -f "$venv/pyvenv.cfg" ]; then
@@ -190,7 +200,7 @@ print("torch", torch.__version__, "with CUDA on " + torch.cuda.get_device_name(0
     say "$found"
 }
 
-if [ "$level" = all ]; then find_browser; fi
+if [ "$level" = all ]; then find_browser; find_caddy; fi
 if up_to_date; then exit 0; fi
 
 # A half-made or moved environment, or one whose Python is gone, is made anew.
@@ -230,7 +240,7 @@ if [ "$level" = all ]; then
     pip_install --require-hashes --only-binary :all: --no-deps -r requirements/public-data.txt
     pip_install --require-hashes --only-binary :all: -r requirements/browser.txt
 fi
-if [ "$level" != bench ]; then
+if [ "$level" != bench ] && [ "$level" != sbom ]; then
     say "installing this checkout (editable)"
     pip_install --no-deps --no-build-isolation --no-index --editable .
 fi

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import tsc_table
-from tools import failpoints, results_table, transcripts
+from tools import access_table, failpoints, results_table, transcripts
 from training.fleet.codes import SECTIONS
 from training.fleet.endpoint import Endpoint
 from training.fleet.lifecycle import mermaid, table_markdown
@@ -146,6 +146,7 @@ PARTS: tuple[Part, ...] = (
     Part("manifest.md", "manifest-hyper", manifest_hyper),
     Part("protocol.md", "protocol-endpoints", protocol_endpoints),
     Part("results.md", "results", results_table.results),
+    Part("security.md", "security-matrix", access_table.tables),
     Part("trainer.md", "trainer-models", trainer_models),
     Part("trainer.md", "trainer-options", trainer_options),
 )

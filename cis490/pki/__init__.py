@@ -1,4 +1,7 @@
-"""The lab's own certificates: making keys, issuing, reading. Built on `cryptography`; knows nothing of jobs.
+"""The lab's own certificates. Built on `cryptography`; knows nothing of jobs.
+
+`certificates`: keys, requests, issuing, reading. `issuers`: who may issue what. `authority`: the folder with them.
+`age`: files encrypted with a passphrase.
 
 root            10 years; its key signs intermediates alone and can lie in a drawer
   clients       3 years, client authentication alone: hosts, operators, readers (30 days)

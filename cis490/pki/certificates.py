@@ -5,14 +5,16 @@ All keys are ECDSA on P-256, which OpenSSL, Go and every browser take for client
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -26,6 +28,11 @@ PURPOSE = {
 BACKDATED = timedelta(minutes=10)
 """A host whose clock runs a little late must still accept what was issued this moment."""
 MAX_REQUEST_BYTES = 8 * 1024
+MAX_COMMON_NAME, MAX_DNS_NAME = 64, 253
+ROOT_LIFETIME, INTERMEDIATE_LIFETIME = timedelta(days=3653), timedelta(days=3 * 365)
+_KEY_BLOCK = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 class PkiError(ValueError):
@@ -57,18 +64,24 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     """Raises PkiError; its text never holds a part of the key."""
     try:
         key = serialization.load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as error:
-        raise PkiError("found no private key in PEM form without a password") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Not `from`: nothing that a parser says of a key belongs into a log.
+        raise PkiError("found no private key in PEM form without a password") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise PkiError("found a private key of another kind, expected ECDSA on P-256")
     return key
+
+
+def load_keys(pem: bytes) -> tuple[ec.EllipticCurvePrivateKey, ...]:
+    """Every key of a PEM text, in its order; at least one. Raises PkiError as `load_key` does."""
+    return tuple(load_key(block) for block in _KEY_BLOCK.findall(pem)) or (load_key(pem),)
 
 
 def load_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     """Every certificate of a PEM text, in its order; at least one. Raises PkiError."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except Exception as error:  # the parser raises many kinds for bytes that nobody wrote, as below
         raise PkiError("found no certificate in PEM form") from error
 
 
@@ -97,27 +110,44 @@ def key_id(key: ec.EllipticCurvePublicKey) -> str:
 
 def public_key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     """Raises PkiError when it is no ECDSA key on P-256."""
-    return _p256(certificate.public_key(), "certificate")
+    try:
+        key = certificate.public_key()
+    except Exception as error:
+        raise PkiError("the certificate's key cannot be read") from error
+    return _p256(key, "certificate")
 
 
-def make_root(name: str, *, now: datetime, lifetime: timedelta = timedelta(days=3653)) -> Issuer:
+def make_root(name: str, *, now: datetime, lifetime: timedelta = ROOT_LIFETIME) -> Issuer:
     """A self-signed certificate that may issue intermediates, and no leaf of them may issue further."""
     key = new_key()
-    made = _builder(name, name, key.public_key(), now, lifetime)
+    made = _builder(name, _subject(name), key.public_key(), now, lifetime)
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
     made = made.add_extension(_ca_usage(), critical=True)
     return Issuer(made.sign(key, hashes.SHA256()), key)
 
 
 def make_intermediate(
-    root: Issuer, name: str, usage: Usage, *, now: datetime, lifetime: timedelta = timedelta(days=3 * 365)
+    root: Issuer,
+    name: str,
+    usage: Usage,
+    *,
+    now: datetime,
+    lifetime: timedelta = INTERMEDIATE_LIFETIME,
+    permitted: Sequence[x509.GeneralName] = (),
 ) -> Issuer:
-    """A certificate that may issue leaves of this one usage and no other authority."""
+    """A certificate that may issue leaves of this one usage and no other authority; it never outlives the root.
+
+    `permitted`: what its leaves' alternative names must lie within, of each kind that occurs here (RFC 5280 4.2.1.10);
+    kinds that do not occur are free, and so is everything when it is empty.
+    """
     key = new_key()
-    made = _builder(name, _common_name(root.certificate), key.public_key(), now, lifetime)
+    lifetime = _within(root.certificate, now, lifetime)
+    made = _builder(name, root.certificate.subject, key.public_key(), now, lifetime)
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     made = made.add_extension(_ca_usage(), critical=True)
     made = made.add_extension(x509.ExtendedKeyUsage([PURPOSE[usage]]), critical=True)
+    if permitted:
+        made = made.add_extension(x509.NameConstraints(list(permitted), None), critical=True)
     made = made.add_extension(_authority(root), critical=False)
     certificate = made.sign(root.key, hashes.SHA256())
     return Issuer(certificate, key, (certificate,))
@@ -138,11 +168,12 @@ def issue(
     """A leaf for one usage. `uri` is the identity of a client; `hosts` are a server's names and IP addresses.
 
     `name` is the subject's common name, for people; nothing is decided by it. It never outlives its issuer.
+    Raises PkiError when the issuer is no longer valid at `now`, or a name cannot stand in a certificate.
     """
     names: list[x509.GeneralName] = [] if uri is None else [x509.UniformResourceIdentifier(uri)]
-    names += [_general_name(host) for host in hosts]
-    end = issuer.certificate.not_valid_after_utc
-    made = _builder(name, _common_name(issuer.certificate), public_key, now, min(lifetime, end - now), serial)
+    names += [general_name(host) for host in hosts]
+    lifetime = _within(issuer.certificate, now, lifetime)
+    made = _builder(name, issuer.certificate.subject, public_key, now, lifetime, serial)
     made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     made = made.add_extension(_leaf_usage(), critical=True)
     made = made.add_extension(x509.ExtendedKeyUsage([PURPOSE[usage]]), critical=False)
@@ -154,8 +185,7 @@ def issue(
 
 def make_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
     """A certificate signing request (PKCS #10, PEM). The issuer takes its public key and nothing else."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    made = x509.CertificateSigningRequestBuilder().subject_name(_subject(name)).sign(key, hashes.SHA256())
     return made.public_bytes(serialization.Encoding.PEM)
 
 
@@ -180,7 +210,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     """Whether names fit and the issuer's key signed it. Says nothing of dates or usage."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except Exception:  # noqa: BLE001 - the parser raises many kinds, and none of them is a yes
         return False
     return True
 
@@ -189,7 +219,7 @@ def uris_of(certificate: x509.Certificate) -> tuple[str, ...]:
     """The URIs among its alternative names; () when it has none."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except Exception:  # noqa: BLE001 - as above
         return ()
     return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
 
@@ -198,9 +228,52 @@ def has_usage(certificate: x509.Certificate, usage: Usage) -> bool:
     """Whether its extended key usage names this one. Without that extension: no."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except Exception:  # noqa: BLE001 - as above
         return False
     return PURPOSE[usage] in found
+
+
+def name_of(certificate: x509.Certificate) -> str:
+    """Its subject's common name, for people; "" when it has none."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def general_name(host: str) -> x509.IPAddress | x509.DNSName:
+    """A DNS name or an IP address as certificates write it. Raises PkiError.
+
+    A name that ends in a number is a mistyped address; a zone (`fe80::1%eth0`) means something on one machine alone.
+    """
+    if "%" not in host:
+        with contextlib.suppress(ValueError):
+            return x509.IPAddress(ipaddress.ip_address(host))
+    if len(host) > MAX_DNS_NAME or not _DNS_NAME.fullmatch(host) or host.rpartition(".")[2].isdigit():
+        raise PkiError(
+            f"found {host!r}, expected an IP address or a host name of letters, digits, hyphens and dots"
+        )
+    return x509.DNSName(host.lower())
+
+
+def is_permitted(host: str, issuer: x509.Certificate) -> bool:
+    """Whether the issuer's constraints let it name this host. Raises PkiError when `host` is no name at all."""
+    try:
+        found = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return True
+    return is_within(host, found.permitted_subtrees or ())
+
+
+def is_within(host: str, permitted: Sequence[x509.GeneralName]) -> bool:
+    """Whether constraints allow this name: one of its kind covers it, or there is none of its kind."""
+    name = general_name(host)
+    if isinstance(name, x509.IPAddress):
+        address = ipaddress.ip_address(host)
+        networks = [
+            ipaddress.ip_network(str(item.value)) for item in permitted if isinstance(item, x509.IPAddress)
+        ]
+        return not networks or any(address in network for network in networks)
+    domains = [item.value for item in permitted if isinstance(item, x509.DNSName)]
+    return not domains or any(name.value == item or name.value.endswith(f".{item}") for item in domains)
 
 
 def renew_after(certificate: x509.Certificate) -> datetime:
@@ -211,7 +284,7 @@ def renew_after(certificate: x509.Certificate) -> datetime:
 
 def _builder(
     name: str,
-    issuer_name: str,
+    issuer_name: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
     now: datetime,
     lifetime: timedelta,
@@ -220,8 +293,8 @@ def _builder(
     now = now.replace(microsecond=0)
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer_name)]))
+        .subject_name(_subject(name))
+        .issuer_name(issuer_name)
         .public_key(public_key)
         .serial_number(x509.random_serial_number() if serial is None else serial)
         .not_valid_before(now - BACKDATED)
@@ -234,15 +307,24 @@ def _authority(issuer: Issuer) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
 
 
-def _common_name(certificate: x509.Certificate) -> str:
-    return str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+def _subject(name: str) -> x509.Name:
+    """A common name alone; RFC 5280 gives it 64 characters."""
+    if not name or len(name) > MAX_COMMON_NAME:
+        raise PkiError(
+            f"found a name of {len(name)} characters for a certificate, expected 1 to {MAX_COMMON_NAME}"
+        )
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
+def _within(issuer: x509.Certificate, now: datetime, lifetime: timedelta) -> timedelta:
+    """`lifetime`, or less where the issuer ends before: a chain is valid while all of it is."""
+    left = issuer.not_valid_after_utc - now
+    if left <= timedelta(0) or now + BACKDATED < issuer.not_valid_before_utc:
+        raise PkiError(
+            f"{name_of(issuer)!r} is valid from {issuer.not_valid_before_utc:%Y-%m-%d %H:%M} to "
+            f"{issuer.not_valid_after_utc:%Y-%m-%d %H:%M} UTC and can issue nothing at {now:%Y-%m-%d %H:%M}"
+        )
+    return min(lifetime, left)
 
 
 def _p256(key: object, what: str) -> ec.EllipticCurvePublicKey:

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.factories.command import Result
+from tests.factories.fleet_pki import FleetPki
 from tests.factories.live_receiver import TOKEN
+from tests.factories.provenance_facts import FACTS, NOW
 from tools.transcripts import Fleet, Screen, a_fleet
-from training.fleet import cli, exits, verb, verbs
+from training.fleet import cli, exits, provenance, verb, verbs
 from training.fleet.parsing import verbs_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +34,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "watch": ("transformer-realistic",),
     "logs": ("mlp-realistic",),
     "events": (),
+    "hosts": ("list",),
+    "operators": ("list",),
     "plan": (),
     "explain": ("W001",),
     "doctor": ("--url-only",),
@@ -48,6 +52,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "requeue": ("transformer-realistic",),
     "cancel": ("transformer-realistic",),
     "pull": ("gbt-oracle", "--out", "OUT"),
+    "verify-provenance": ("RECORD", "--root", "ROOT"),
 }
 """A command line of each verb that this fleet can answer."""
 NO_TABLE = {"watch": "a line an event", "logs": "what the trainer printed", "completion": "a script"}
@@ -70,7 +75,15 @@ def run(
     terminal: bool = True,
     env: dict[str, str] | None = None,
 ) -> Result:
-    words = [str(tmp_path / "out") if word == "OUT" else word for word in WORDS[name] if word != "--url-only"]
+    places = {
+        "OUT": tmp_path / "out",
+        "RECORD": tmp_path / "record.jsonl",
+        "ROOT": tmp_path / "pki/ca/root.pem",
+    }
+    words = [str(places.get(word, word)) for word in WORDS[name] if word != "--url-only"]
+    if "RECORD" in WORDS[name]:
+        made = provenance.statement(FACTS)
+        places["RECORD"].write_text(provenance.sign(made, FleetPki(tmp_path, now=NOW).signing))
     out, err = Screen(), Screen()
     out.terminal, err.terminal = terminal, False
     given = {

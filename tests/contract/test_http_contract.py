@@ -14,7 +14,8 @@ import pytest
 
 from tests.factories.live_receiver import TOKEN, Answer, LiveReceiver, live_receiver
 from training.fleet.queue import JobQueue
-from training.fleet.receiver import ListenAddress, bind
+from training.fleet.receiver import bind
+from training.fleet.receiver_settings import ListenAddress
 from training.fleet.types import DatasetPin
 
 MANIFEST = """

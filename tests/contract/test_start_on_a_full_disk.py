@@ -10,7 +10,8 @@ import pytest
 
 from tests.factories.fleet import cpu_host, job, manifest
 from tests.factories.small_disk import RECEIVER_BYTES, SmallDisk, small_disk
-from training.fleet.receiver import ListenAddress, Settings, build
+from training.fleet.receiver import build
+from training.fleet.receiver_settings import ListenAddress, Settings
 
 
 @pytest.fixture

@@ -125,6 +125,7 @@ TABLE: dict[tuple[str, str], Opens | None] = {
     ("GET", "/v1/model/{id}/files"): OPENS_NOTHING,
     ("GET", "/v1/model/{id}/file/{name:path}"): OPENS_NOTHING,
     ("GET", "/v1/model/{id}/lineage"): OPENS_NOTHING,
+    ("GET", "/v1/model/{id}/provenance"): OPENS_NOTHING,
     ("GET", "/v1/workers"): OPENS_NOTHING,
     ("GET", "/v1/health"): OPENS_NOTHING,
     ("GET", "/v1/overview"): OPENS_NOTHING,
@@ -152,6 +153,13 @@ TABLE: dict[tuple[str, str], Opens | None] = {
     ("POST", "/v1/gc"): OPENS_NOTHING,
     ("POST", "/v1/fleet/resume"): Opens(_fleet_is_paused, _operate("/v1/fleet/resume")),
     ("POST", "/v1/job/{id}/pause"): OPENS_NOTHING,
+    ("GET", "/v1/enrol/ca"): OPENS_NOTHING,
+    ("POST", "/v1/enrol/join"): OPENS_NOTHING,
+    ("POST", "/v1/enrol/renew"): OPENS_NOTHING,
+    ("POST", "/v1/enrol/renew-late"): OPENS_NOTHING,
+    ("POST", "/v1/identity/{role}/{name}/token"): OPENS_NOTHING,
+    ("POST", "/v1/identity/{role}/{name}/revoke"): OPENS_NOTHING,  # its leases last until they end
+    ("GET", "/v1/identities"): OPENS_NOTHING,
     ("POST", "/v1/job/{id}/resume"): Opens(_job_is_paused, _operate("/v1/job/JOB/resume")),
 }
 

@@ -15,7 +15,7 @@ import pytest
 from cis490.digest import sha256_bytes
 from tests.factories.processes import wait_until
 from training.fleet.client import FleetClient
-from training.fleet.receiver import ListenAddress, arguments, listen_address
+from training.fleet.receiver_settings import ListenAddress, arguments, listen_address
 from training.fleet.types import Capability
 
 GOOD = 'name = "t"\n[[jobs]]\nmodel = "gbt"\nmode = "oracle"\n'

@@ -216,6 +216,16 @@ def test_a_program_that_is_not_there_is_an_answer_too() -> None:
     assert run_child(["/no/such/program"], 1.0).problem == "cannot be started: No such file or directory"
 
 
+def test_the_operator_token_of_a_shell_does_not_reach_what_the_survey_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Among it is the trainer, which is whatever code the checkout has."""
+    monkeypatch.setenv("CIS490_OPERATOR_TOKEN", "secret")
+    monkeypatch.setenv("CIS490_OTHER", "told")
+    code = "import os; print(sorted(name for name in os.environ if name.startswith('CIS490_O')))"
+    assert run_child([sys.executable, "-c", code], 30.0).stdout.strip() == "['CIS490_OTHER']"
+
+
 FAKE_TORCH = """
 __version__ = "9.9"
 class cuda:

@@ -274,13 +274,20 @@ class TestCommandLine:
         for name, verb in sub_parsers().items():
             section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
             for action in verb._actions:
-                for option in set(action.option_strings) - {"-h", "--help", "--url", "--json"}:
+                for option in set(action.option_strings) - {
+                    "-h",
+                    "--help",
+                    "--url",
+                    "--credentials",
+                    "--json",
+                }:
                     assert option in section, f"{name} {option}"
         assert all(f"| {code} | {meaning} |" in page for code, meaning in exits.EXIT_CODES.items())
-        assert all(
-            word in page
-            for word in ("--url", "--json", exits.TOKEN_VARIABLE, exits.URL_VARIABLE, exits.DEFAULT_URL)
-        )
+        everywhere = (
+            "--url", "--credentials", "--json", exits.TOKEN_VARIABLE, exits.URL_VARIABLE,
+            exits.CREDENTIALS_VARIABLE, exits.DEFAULT_URL,
+        )  # fmt: skip
+        assert all(word in page for word in everywhere)
 
     def test_help_imports_neither_the_client_nor_any_screen(self) -> None:
         program = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tools import docs
-from training.fleet import cli, receiver, worker_settings
+from training.fleet import cli, receiver_settings, worker_settings
 from training.fleet.eligibility import HostView, Requirement, Rules, checks
 from training.fleet.endpoint import Endpoint
 from training.fleet.lifecycle import EVENTS, PHASES
@@ -58,7 +58,7 @@ def documented_options(heading: str) -> set[str]:
 
 
 def test_the_options_of_the_receiver_are_documented() -> None:
-    assert documented_options("Options of the receiver") == options_of(receiver.arguments())
+    assert documented_options("Options of the receiver") == options_of(receiver_settings.arguments())
 
 
 def test_the_options_of_the_worker_are_documented() -> None:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cis490.logs import configure, event
+from cis490 import logs
+from cis490.logs import configure, event, goes_into_a_file
 
 _log = logging.getLogger("cis490.test")
 
@@ -97,3 +99,34 @@ def test_configuring_twice_does_not_double_the_lines(capsys: pytest.CaptureFixtu
 def test_an_unknown_level_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'LOUD' is not known; expected one of DEBUG, INFO"):
         configure("LOUD")
+
+
+def test_a_log_file_takes_everything_and_says_nothing_on_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("INFO", tmp_path / "worker.log")
+    assert goes_into_a_file()
+    event(_log, "job.claimed", job="caf\u00e9")
+    assert 'event=job.claimed job="caf\\u00e9"\n' in (tmp_path / "worker.log").read_text(encoding="utf-8")
+    assert capsys.readouterr().err == ""
+    configure("INFO")
+    assert not goes_into_a_file()
+
+
+def test_a_log_file_grows_no_further_than_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES", 1000)
+    configure("INFO", tmp_path / "worker.log")
+    for number in range(50):
+        event(_log, "job.claimed", number=number)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes.keys() <= {"worker.log", "worker.log.1"}
+    assert sizes["worker.log.1"] < 1200
+    kept = "".join((tmp_path / name).read_text(encoding="utf-8") for name in sorted(sizes, reverse=True))
+    numbers = [int(line.rsplit("=", 1)[1]) for line in kept.splitlines()]
+    assert numbers == list(range(numbers[0], 50))
+    configure("INFO")
+
+
+def test_a_log_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent"):
+        configure("INFO", tmp_path / "absent" / "worker.log")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.factories import artifacts
+from tests.factories.enrolling import Machine, enrolled
+from tests.factories.fleet_pki import FLEET, FleetPki
 from tests.factories.live_receiver import Answer, LiveReceiver, live_receiver
 from training.fleet.client import FleetClient
 from training.fleet.routes import ROUTES
@@ -38,7 +40,8 @@ DIGEST = hashlib.sha256(BUNDLE).hexdigest()
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[LiveReceiver]:
-    with live_receiver(tmp_path, MANIFEST, max_artifact_bytes=4 << 20) as running:
+    authority = FleetPki(tmp_path).authority
+    with live_receiver(tmp_path, MANIFEST, max_artifact_bytes=4 << 20, authority=authority) as running:
         packed = tmp_path / "dataset.tar.zst"
         packed.write_bytes(BUNDLE)
         running.coordinator.datasets[DIGEST] = DatasetPin(DIGEST, str(packed))
@@ -110,6 +113,15 @@ def _log(receiver: LiveReceiver) -> list[Answer]:
     ]
 
 
+def _provenance(receiver: LiveReceiver) -> list[Answer]:
+    """Signed as the result is accepted, or afterwards, where no key was at hand then."""
+    authority, receiver.coordinator.authority = receiver.coordinator.authority, None
+    late = artifacts.complete_next(receiver, artifacts.packed(artifacts.files()))
+    receiver.coordinator.authority = authority
+    soon = artifacts.complete_next(receiver, artifacts.packed({"metrics.json": "{}"}))
+    return [receiver.send("GET", f"/v1/model/{one}/provenance") for one in (late, late, soon)]
+
+
 def _verb(name: str, body: dict[str, str]) -> Callable[[LiveReceiver], list[Answer]]:
     return lambda receiver: [receiver.worker("POST", f"/v1/job/{claimed(receiver)}/{name}", body)]
 
@@ -148,6 +160,13 @@ def _events(receiver: LiveReceiver) -> list[Answer]:
     return [receiver.send("HEAD", "/v1/events"), receiver.send("GET", "/v1/events?kind=none")]
 
 
+def _renew_late(receiver: LiveReceiver) -> list[Answer]:
+    folder = FleetPki(receiver.manifest.parent / "other", name=FLEET).host(
+        "a"
+    )  # another fleet of the same name
+    return [Machine(receiver).renew_late(folder)]
+
+
 ACTS: dict[tuple[str, str], Callable[[LiveReceiver], list[Answer]]] = {
     ("POST", "/v1/job/claim"): lambda receiver: [
         receiver.worker("POST", "/v1/job/claim", {"capability": {"cores": 4}}),
@@ -171,6 +190,7 @@ ACTS: dict[tuple[str, str], Callable[[LiveReceiver], list[Answer]]] = {
     ("GET", "/v1/model/{id}/files"): _look_into("/files"),
     ("GET", "/v1/model/{id}/file/{name:path}"): _look_into("/file/plots/roc.csv"),
     ("GET", "/v1/model/{id}/lineage"): _look_into("/lineage"),
+    ("GET", "/v1/model/{id}/provenance"): _provenance,
     ("GET", "/v1/workers"): _get("/v1/workers"),
     ("GET", "/v1/health"): _get("/v1/health"),
     ("GET", "/v1/overview"): _get("/v1/overview"),
@@ -207,6 +227,15 @@ ACTS: dict[tuple[str, str], Callable[[LiveReceiver], list[Answer]]] = {
         receiver.operator("/v1/gc", {"dry_run": False}),
     ],
     ("POST", "/v1/fleet/resume"): _operate("/v1/fleet/resume"),
+    ("GET", "/v1/enrol/ca"): lambda receiver: [receiver.send("GET", "/v1/enrol/ca")],
+    ("POST", "/v1/enrol/join"): lambda receiver: [enrolled(receiver, "a")],
+    ("POST", "/v1/enrol/renew"): lambda receiver: [
+        receiver.send("POST", "/v1/enrol/renew", {"csr_pem": Machine(receiver).csr()})
+    ],
+    ("POST", "/v1/enrol/renew-late"): _renew_late,
+    ("POST", "/v1/identity/{role}/{name}/token"): _operate("/v1/identity/reader/r/token"),
+    ("POST", "/v1/identity/{role}/{name}/revoke"): _operate("/v1/identity/host/a/revoke", {"reason": "x"}),
+    ("GET", "/v1/identities"): lambda receiver: [enrolled(receiver, "a"), receiver.send("GET", "/v1/identities")],
     ("POST", "/v1/job/{id}/pause"): _operate("/v1/job/JOB/pause", {"reason": "x"}),
     ("POST", "/v1/job/{id}/resume"): _operate("/v1/job/JOB/resume"),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_the_oldest_segment_goes_first_and_the_reader_is_told(tmp_path: Path) ->
     assert (piece.data, piece.offset) == (b"d" * 10 + b"e" * 10 + b"f" * 10, 30)
     assert one.kept_bytes == 30
     assert one.end_offset == 60
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere a file that is being read can be deleted")
+def test_a_segment_that_is_being_read_goes_one_turn_later(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    for letter in "abc":
+        one.append(letter.encode() * 10)
+    oldest = min(tmp_path.iterdir())
+    with oldest.open("rb"):
+        one.append(b"d" * 10)
+        assert one.kept_bytes == 40
+    one.append(b"e" * 10)
+    assert not oldest.exists()
+    assert read(tmp_path, 0, 100).data == b"c" * 10 + b"d" * 10 + b"e" * 10
 
 
 def test_another_writer_goes_on_where_the_first_ended(tmp_path: Path) -> None:

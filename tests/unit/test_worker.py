@@ -169,6 +169,27 @@ def test_a_refused_claim_is_asked_again_later(bench: Bench, status: int) -> None
     assert bench.receiver.verbs() == ["claim", "claim"]
 
 
+def test_the_log_says_why_no_claim_is_answered_once_for_each_kind_of_reason(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage in which this host is revoked must not end as "no answer" in its log."""
+
+    def change(count: int) -> None:
+        if count == 3:
+            bench.receiver.down = False
+            bench.receiver.answer["claim"] = refuse(403)
+        elif count == 6:
+            bench.receiver.answer.clear()
+
+    bench.receiver.down, bench.stop.on_pause = True, change
+    with caplog.at_level("INFO"):
+        bench.run()
+    said = [record.getMessage() for record in caplog.records]
+    assert [name for name in said if name in ("worker.claim_failing", "worker.receiver_back")] == [
+        "worker.claim_failing", "worker.claim_failing", "worker.receiver_back",
+    ]  # fmt: skip
+
+
 def test_an_idle_worker_ends_after_the_time_given(bench: Bench) -> None:
     bench.run(exit_when_idle_s=12.0)
     waits = [one.body["wait_s"] for one in bench.receiver.of("claim")]

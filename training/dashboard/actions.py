@@ -100,10 +100,10 @@ async def act(verb: Verb, request: Request) -> Response:
         fields, session = await forms.read_as_operator(request, keep=("reason",))
     except forms.FormError as error:
         return error.response
-    shared = pages.shared_of(request)
+    ask = pages.ask_of(request)
     try:
-        subject = await _subject(verb, word, pages.ask_of(request))
-        await shared.api.post(verb.ask(subject["key"]), _body(verb, fields))
+        subject = await _subject(verb, word, ask)
+        await ask.api.post(verb.ask(subject["key"]), _body(verb, fields))
     except Refusal as refusal:
         return await pages.refused(request, refusal)
     session.say(verb.done.format(name=subject["name"]))

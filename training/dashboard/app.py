@@ -18,6 +18,7 @@ from training.dashboard import (
     actions,
     events_page,
     fleet_page,
+    forms,
     health_page,
     host_page,
     job_page,
@@ -40,14 +41,13 @@ def mount(
     app: Starlette,
     api: Api,
     *,
-    operator_token: str | None,
+    operator_tokens: tuple[str, ...],
     now_s: Callable[[], float],
     wall_s: Callable[[], float],
     random_text: Callable[[], str] = lambda: secrets.token_urlsafe(32),
 ) -> None:
     """Serve the pages from `app`. `now_s` measures sessions, `wall_s` is the time that the pages show."""
-    token = (operator_token or "").strip() or None
-    shared = Shared(api, Assets(), wall_s, Sessions(now_s, random_text), token)
+    shared = Shared(api, Assets(), wall_s, Sessions(now_s, random_text), operator_tokens)
     app.state.dashboard = shared
     app.router.routes.extend(routes(shared.assets))
 
@@ -65,6 +65,12 @@ def routes(assets: Assets) -> list[Route]:
                 Route(page.path, pages.html_handler(page), methods=["GET"]),
             ]
     return made
+
+
+def to_login(request: Request) -> Response:
+    """For a person who is not logged in, where that is needed to see anything."""
+    path = pages.path_of(request)
+    return forms.to_login(path, dict(request.query_params)) if path != "/" else pages.see_other("/login")
 
 
 def wants_page(request: Request) -> bool:

@@ -39,7 +39,7 @@ async def notify_test(request: Request) -> Response:
     except forms.FormError as error:
         return error.response
     try:
-        found = await pages.shared_of(request).api.post("/v1/notify/test")
+        found = await pages.ask_of(request).api.post("/v1/notify/test")
     except Refusal as refusal:
         if refusal.status != 409:
             return await pages.refused(request, refusal)

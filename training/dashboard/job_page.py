@@ -60,6 +60,12 @@ async def job(ask: Ask) -> dict[str, Any]:
     }
 
 
+_NO_LOG = {
+    "text": "", "offset": 0, "next_offset": 0, "first_offset": 0, "epoch": None, "live": False, "is_end": True,
+    "earlier": None, "later": None,
+}  # fmt: skip
+
+
 def _scale(ask: Ask) -> str:
     return "log" if ask.query.get("scale") == "log" else "linear"
 
@@ -98,12 +104,11 @@ async def _log(ask: Ask, job_id: str, epoch: int | None) -> dict[str, Any] | Non
         return None
     text = ask.query.get("offset", "")
     offset = int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
-    if offset is None:
-        found = await ask.maybe(f"/v1/job/{job_id}/log", epoch=epoch, tail=LOG_BYTES)
-    else:
-        found = await ask.maybe(f"/v1/job/{job_id}/log", epoch=epoch, offset=offset, limit=LOG_BYTES)
-    if found is None:
-        return None
+    part = {"tail": LOG_BYTES} if offset is None else {"offset": offset, "limit": LOG_BYTES}
+    try:
+        found = await ask.get(f"/v1/job/{job_id}/log", epoch=epoch, **part)
+    except Refusal as refusal:
+        return {**_NO_LOG, "empty_reason": str(refusal)} if refusal.status == 403 else None
     begins, ends = found["offset"], found["next_offset"]
     return {
         **found,

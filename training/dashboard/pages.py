@@ -30,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from training.dashboard import words
-from training.dashboard.api import Api, Refusal
+from training.dashboard.api import Api, Refusal, Viewer, viewer_of
 from training.dashboard.assets import Assets
 from training.dashboard.session import Session, Sessions, local_path
 
@@ -48,6 +48,9 @@ HEADERS = {
 GZIP_FROM_BYTES = 1024
 REFRESH_HEADER = "x-refresh"
 """live.js sends it: the page is fetched for what changed, nobody reads its messages now."""
+
+
+OPEN_TO_ALL = Viewer("", may_read=True, may_log_in=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ class Frame:
     session: Session | None
     messages: tuple[str, ...] = ()
     can_operate: bool = False
-    """The receiver has an operator token: a login is possible."""
+    """The receiver has an operator token, and this person may log in with it."""
+    viewer: Viewer = OPEN_TO_ALL
     nav: tuple[tuple[str, str], ...] = (
         ("/", "Fleet"), ("/jobs", "Jobs"), ("/models", "Models"), ("/events", "Events"), ("/health", "Health"),
     )  # fmt: skip
@@ -125,7 +129,8 @@ class Shared:
     assets: Assets
     wall_s: Callable[[], float]
     sessions: Sessions
-    operator_token: str | None = None
+    operator_tokens: tuple[str, ...] = ()
+    """What the login accepts: the current one, and during a rotation the former one."""
 
 
 def shared_of(request: Request) -> Shared:
@@ -137,7 +142,7 @@ def ask_of(request: Request) -> Ask:
     """What a page's `data` needs, from the request."""
     shared = shared_of(request)
     return Ask(
-        shared.api,
+        shared.api.seen_by(request.scope),
         dict(request.path_params),
         dict(request.query_params),
         shared.wall_s(),
@@ -170,13 +175,15 @@ async def render(
     shared = shared_of(request)
     session: Session | None = shared.sessions.of(request)
     is_refresh = REFRESH_HEADER in request.headers
+    viewer = viewer_of(request.scope)
     frame = Frame(
         path=local_path(_with_query(request, path_of(request))),
         json_path=_with_query(request, twin(path_of(request))) if has_twin else "",
         now_s=shared.wall_s(),
         session=session,
         messages=() if session is None or is_refresh else session.take_messages(),
-        can_operate=shared.operator_token is not None,
+        can_operate=bool(shared.operator_tokens) and viewer.may_log_in,
+        viewer=viewer,
     )
     packs = "gzip" in request.headers.get("accept-encoding", "")
 

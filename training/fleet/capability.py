@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from training.fleet import host_facts
+from training.fleet.guard_wire import SECRETS
 from training.fleet.types import Capability, Gpu
 
 CODE_ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +94,7 @@ def run_child(argv: Sequence[str], timeout_s: float) -> ChildResult:
         child = subprocess.Popen(
             list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, encoding="utf-8", errors="replace", cwd=CODE_ROOT, start_new_session=True,
+            env={key: value for key, value in os.environ.items() if key not in SECRETS},
         )  # fmt: skip
     except OSError as error:
         return ChildResult(None, problem=f"cannot be started: {error.strerror or error}")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from training.fleet.coordinator import Coordinator
 from training.fleet.http_io import Problem
+from training.fleet.peers import OPEN, Peer
 from training.fleet.queue import Claim
 from training.fleet.types import Capability
 
@@ -29,6 +30,7 @@ class Asked:
     with_token: bool
     claim_request: str | None
     wait_s: float
+    peer: Peer = OPEN
 
 
 async def claim(app: Coordinator, asked: Asked, line: Line) -> Claim:
@@ -38,11 +40,18 @@ async def claim(app: Coordinator, asked: Asked, line: Line) -> Claim:
     found = await _try(app, asked, line)
     if found.row is not None or not found.admitted or asked.wait_s <= 0:
         return found
-    with app.waiters.enter(asked.host, asked.capability) as waiter:
+    with (
+        app.waiters.enter(asked.host, asked.capability) as waiter,
+        app.open_requests.enter(asked.peer, waiter.called.set),
+    ):
         while True:
             gone = await _wait(line, waiter.called, ends_at - loop.time())
             if gone:  # nobody would receive the job
                 raise Problem(400, "the client went away while it waited")
+            if not app.counts(asked.peer):
+                raise Problem(
+                    401, f"the certificate of {asked.peer} was revoked or ended while this claim waited"
+                )
             if app.stopping:
                 return Claim(reason="the receiver is stopping")
             found = await _try(app, asked, line)

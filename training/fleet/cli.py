@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from training.fleet.exits import (
+    CREDENTIALS_VARIABLE,
     DEFAULT_URL,
     EXIT_CODES,
     INTERRUPTED,
@@ -146,6 +147,21 @@ def _models(verb: AddVerb) -> None:
     pull = verb("pull", "download a trained model, verify it and unpack it")
     pull.add_argument("what", metavar="JOB|ARTIFACT")
     pull.add_argument("--out", metavar="DIR", help="the folder to make (default ./NAME-DIGEST)")
+    pull.add_argument(
+        "--keep-bundle",
+        action="store_true",
+        help="leave the bundle there too, so that it can be verified later",
+    )
+    record = verb(
+        "verify-provenance", "check a model's signed record, and that files here are what it was made for"
+    )
+    record.add_argument(
+        "record", metavar="FILE|JOB", help="a record or a pulled folder here, or a job or artifact"
+    )
+    record.add_argument("--bundle", metavar="FILE", help="compare this bundle with the record")
+    record.add_argument(
+        "--root", metavar="FILE", help="the lab's root certificate (default: of your credentials)"
+    )
     diff = verb("diff", "what two trained models have in common, and where they differ")
     diff.add_argument("one", metavar="JOB|ARTIFACT")
     diff.add_argument("other", metavar="JOB|ARTIFACT")
@@ -167,6 +183,20 @@ def _doctor(verb: AddVerb) -> None:
     doctor.add_argument("--host", metavar="NAME", help="the name of this machine's worker in the manifest")
 
 
+def _identities(verb: AddVerb) -> None:
+    """The verbs about who may take part."""
+    for name, text in (
+        ("hosts", "enrol a host (add prints one line to type there), list the certificates, revoke one"),
+        ("operators", "the same for people: operators, and with --reader those who may only look"),
+    ):
+        made = verb(name, text)
+        made.add_argument("action", choices=["add", "list", "revoke"], metavar="add|list|revoke")
+        made.add_argument("name", nargs="?", metavar="HOST" if name == "hosts" else "NAME")
+        made.add_argument("--reason", default="", metavar="TEXT", help="why it is revoked")
+        if name == "operators":
+            made.add_argument("--reader", action="store_true", help="one who may look and change nothing")
+
+
 def _shell(verb: AddVerb) -> None:
     """The verbs for the shell that this runs in."""
     completion = verb("completion", "a script that completes verbs, options, jobs and hosts in your shell")
@@ -180,12 +210,20 @@ def parser(only: str | None = None) -> Parser:
     epilog = (
         "A JOB is a job's name, its id, or the beginning of either that no other job shares; a HOST likewise.\n\n"
         f"environment:\n  {URL_VARIABLE:<22} where the receiver is (default {DEFAULT_URL})\n"
-        f"  {TOKEN_VARIABLE:<22} needed by whatever changes something: cancel, requeue, pause, ...\n\n"
+        f"  {TOKEN_VARIABLE:<22} needed by whatever changes something: cancel, requeue, pause, ...\n"
+        f"  {CREDENTIALS_VARIABLE:<22} folder with your certificate, as --credentials; without it and without an\n"
+        f"  {'':<22} address: /etc/cis490/operator, then ~/.config/cis490, where there is one\n\n"
         f"exit codes:\n{codes}"
     )
     common = Parser(add_help=False)
     common.add_argument(
         "--url", default=argparse.SUPPRESS, help="the receiver: http://HOST:PORT or unix:PATH"
+    )
+    common.add_argument(
+        "--credentials",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="the folder with your certificate, made by `python -m training.fleet.join --operator`",
     )
     common.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print the receiver's answer as JSON"
@@ -206,7 +244,7 @@ def parser(only: str | None = None) -> Parser:
             return _NOBODY
         return verbs.add_parser(name, help=text, description=text, parents=[common])
 
-    for add in (_looking, _steering, _models, _doctor, _shell):
+    for add in (_looking, _steering, _models, _identities, _doctor, _shell):
         add(verb)
     return main_parser if verbs.choices else parser()
 
@@ -251,9 +289,8 @@ def run(argv: Sequence[str], terminal: Terminal | None = None) -> int:
     from training.fleet import verbs as acts
 
     terminal = terminal or acts.own_terminal()
-    url = getattr(args, "url", None) or terminal.env.get(URL_VARIABLE) or DEFAULT_URL
     try:
-        return acts.carry_out(args, url, terminal)
+        return acts.carry_out(args, terminal)
     except Stop as stop:
         print("\n".join((f"cis490-jobs: {stop.lines[0]}", *stop.lines[1:])), file=terminal.err)
         return stop.code

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what only a worker or a stream needs is imported where it i
 
     from training.fleet.reports import Usage
     from training.fleet.sse import StreamedEvent
+    from training.fleet.tls import TlsSettings
     from training.fleet.types import Capability
     from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, Progress
 
@@ -54,14 +55,19 @@ class FleetClient:
         host: str | None = None,
         operator_token: str | None = None,
         timeout_s: float = 30.0,
+        credentials: Path | None = None,
     ) -> None:
         """`base_url`: `http://HOST:PORT`, `https://HOST[:PORT]` or `unix:/path/to.sock`; ValueError for others.
 
         `host` is sent as X-Lab-Host. `timeout_s` bounds each wait for the network, not a whole transfer.
+        `credentials`: the folder with the identity to show, and the root to trust, over https; CredentialsError when
+        it cannot be used. A renewed identity is taken up by the next request.
         """
         own = {} if host is None else {names.HEADER_HOST: host}
-        self._transport = Transport(base_url, own, timeout_s)
+        self._transport = Transport(base_url, own, timeout_s, _identity(credentials))
         self.url = base_url
+        self.credentials = credentials
+        self.has_operator_token = operator_token is not None
         self._operator = {} if operator_token is None else {names.HEADER_OPERATOR_TOKEN: operator_token}
         self.idle_reason: str | None = None
         """Why the last claim brought no job, in the receiver's words."""
@@ -346,6 +352,10 @@ class FleetClient:
         """Where an artifact comes from: job, attempt, host, data, code."""
         return self._get(f"/v1/model/{quote(artifact_id, safe='')}/lineage")
 
+    def provenance(self, artifact_id: str) -> list[dict[str, Any]]:
+        """The signed records of an artifact: DSSE envelopes, which the caller verifies."""
+        return self._rows(f"/v1/model/{quote(artifact_id, safe='')}/provenance", "provenance")
+
     def clock(self) -> float | None:
         """The receiver's clock (UTC, whole seconds) by the `Date` header of its answer; None when it sends none."""
         return self._transport.clock("/v1/health")
@@ -412,6 +422,18 @@ class FleetClient:
         """Let the job be handed out again."""
         return self._post(f"{_job_path(job_id)}/resume", {}, self._operator)
 
+    def identities(self) -> list[dict[str, Any]]:
+        """Everybody who has a certificate, may join or was revoked."""
+        return self._rows("/v1/identities", "identities")
+
+    def join_token(self, role: str, name: str) -> dict[str, Any]:
+        """A token with which this host, operator or reader may join once: `{"token", "role", "name", "expires_at"}`."""
+        return self._post(f"{_identity_path(role, name)}/token", {}, self._operator)
+
+    def revoke_identity(self, role: str, name: str, reason: str = "") -> dict[str, Any]:
+        """Let no certificate of it count any longer; "" leaves the reason to the receiver."""
+        return self._post(f"{_identity_path(role, name)}/revoke", {"reason": reason}, self._operator)
+
     def _get(self, path: str) -> dict[str, Any]:
         return self._transport.json("GET", path, None, {})
 
@@ -423,6 +445,14 @@ class FleetClient:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise Unreachable(f"{self._transport.where('GET', path)} was answered without a list {key!r}")
         return rows
+
+
+def _identity(folder: Path | None) -> TlsSettings | None:
+    if folder is None:
+        return None
+    from training.fleet.tls_identity import Identity
+
+    return Identity(folder)
 
 
 def _as_json(request: Progress | CompleteRequest | FailRequest) -> dict[str, Any]:
@@ -450,6 +480,10 @@ def _with_query(path: str, asked: Mapping[str, object]) -> str:
     """`path?...` with what is not None."""
     given = {key: value for key, value in asked.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def _identity_path(role: str, name: str) -> str:
+    return f"/v1/identity/{role}/{quote(name, safe='')}"
 
 
 def _job_path(job_id: str) -> str:

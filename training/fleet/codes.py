@@ -1,8 +1,8 @@
 """What each code and each fixed word of the fleet means, and what to do about it. Data alone.
 
 A code is stable: `E0xx` ends a command, `E03x` refuses a plan, `E1xx` is a fault of the manifest, `E2xx` an option or
-setting, `W0xx` a warning of a plan. The words stand in `code_words`. `cis490-jobs explain CODE` prints an entry, and
-docs/errors.md is made from all of them.
+setting, `E30x` and `E31x` refuse a certificate, `W0xx` a warning of a plan. The words stand in `code_words`.
+`cis490-jobs explain CODE` prints an entry, and docs/errors.md is made from all of them.
 """
 
 from __future__ import annotations
@@ -79,6 +79,35 @@ _COMMANDS = (
         "It is none of the codes and words that this version prints.",
         "`cis490-jobs explain` lists them all.",
         "cis490-jobs explain oom",
+    ),
+    Entry(
+        "E040", "the credentials cannot be used",
+        "The folder with this machine's or your certificate is missing, damaged, another user's, or belongs to "
+        "somebody in another role.",
+        "Look who it belongs to and until when it counts: `python -m training.fleet.join --status --credentials DIR`. "
+        "A machine is enrolled anew with a token of `cis490-jobs hosts add NAME`, a person with one of "
+        "`cis490-jobs operators add NAME`.",
+        "python -m training.fleet.join --status --credentials /var/lib/cis490-worker/credentials",
+    ),
+    Entry(
+        "E061", "the record of a model proves nothing",
+        "Its signature does not hold, comes from another lab's key, or the text is no record of how a model was "
+        "trained. Somebody changed it, or it was never one.",
+        "Do not use the model. `cis490-jobs pull` fetches it again with its record.",
+        "cis490-jobs verify-provenance gbt-oracle-7f3c1e02ab11",
+    ),
+    Entry(
+        "E062", "the files are not those that the record was made for",
+        "The record holds, but the bundle or a file of the folder here has other bytes than the artifact it names.",
+        "Fetch it again into another folder, and compare.",
+        "cis490-jobs pull gbt-oracle --keep-bundle --out fresh",
+    ),
+    Entry(
+        "E063", "no root certificate to check a signature with",
+        "A record is worth as much as the root it is checked with, so that must be on this machine already: in your "
+        "credentials, or in a file that you name.",
+        "`--root root.pem`, or `--credentials DIR`.",
+        "cis490-jobs verify-provenance record.jsonl --root root.pem",
     ),
 )  # fmt: skip
 
@@ -304,8 +333,9 @@ _MANIFEST = (
 _OPTIONS = (
     Entry(
         "E201", "the receiver cannot listen there",
-        "`--listen-addr` is no address, or one that other machines reach: hosts are not authenticated yet.",
-        "Listen on loopback or a Unix socket, and put an authenticating proxy in front.",
+        "`--listen-addr` is no address, or one that other machines reach: these come through the proxy, which asks for "
+        "their certificates.",
+        "Listen on loopback or a Unix socket, and let the proxy listen for others.",
         "--listen-addr 127.0.0.1:8445",
     ),
     Entry(
@@ -321,6 +351,32 @@ _OPTIONS = (
         "--sweep-every-s 60",
     ),
     Entry(
+        "E204", "there is no certificate authority to know hosts by",
+        "With `--worker-auth mtls` a host is who its certificate says, and `--ca-dir` names whose certificates count.",
+        "Make the folder once with `python -m training.fleet.ca init`, and name it with `--ca-dir`.",
+        "--worker-auth mtls --ca-dir /etc/cis490/ca",
+    ),
+    Entry(
+        "E205", "identities would be anybody's word",
+        "With `--worker-auth mtls` the receiver believes the proxy, so nobody else may reach it. A port is open to "
+        "every program of the machine; a Unix socket to those who may open its folder.",
+        "Listen on a Unix socket in a folder of the proxy's group.",
+        "--listen-addr unix:/run/cis490/receiver.sock",
+    ),
+    Entry(
+        "E206", "the certificate authority cannot be used",
+        "A file in `--ca-dir` is missing, or does not belong to the others; the message names it.",
+        "`python -m training.fleet.ca show` looks at the folder; a backup brings it back.",
+        "python -m training.fleet.ca show --dir /etc/cis490/ca",
+    ),
+    Entry(
+        "E207", "the file with the operator token cannot be used",
+        "`--operator-token-file` holds one token, and while tokens are rotated the former one on a second line. Only "
+        "its owner may open it.",
+        "Write it anew, with mode 600, and start the receiver again.",
+        "(umask 077; head -c 32 /dev/urandom | base64 > /etc/cis490/operator-token)",
+    ),
+    Entry(
         "E211", "an option of the worker has no such value",
         "It came from the command line or from the environment; the message names which.",
         "Write what is expected, or leave it out for the default.",
@@ -334,12 +390,115 @@ _OPTIONS = (
     ),
 )  # fmt: skip
 
+_ENROLMENT = (
+    Entry(
+        "E301", "nobody can be enrolled under that name",
+        "A certificate is for a host, an operator or a reader; names match `[A-Za-z0-9._-]{1,64}`, with no "
+        "leading dot.",
+        "Use the name that the manifest gives the host.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E302", "the certificate signing request cannot be used",
+        "It is no PKCS #10 in PEM form, its signature is not its key's, or the key is none of ECDSA on P-256.",
+        "Let `python -m training.fleet.join` make it; in another language: `openssl req` with such a key.",
+        "openssl ecparam -name prime256v1 -genkey",
+    ),
+    Entry(
+        "E303", "this receiver gave out no such join token",
+        "It belongs to another fleet, or a part of it is missing. Tokens are forgotten 90 days after their end.",
+        "Make a new one on this fleet's receiver, and copy the whole line.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E304", "the join token is for another name",
+        "A token lets one host, operator or reader in, under the name that it was made for.",
+        "Make one for the right name.",
+        "cis490-jobs hosts add gpu-box-2",
+    ),
+    Entry(
+        "E305", "the join token was used already",
+        "A token works once: for the first machine that shows it, whose key it is bound to. When that was "
+        "not you, somebody else has the line.",
+        "Make a new one. If somebody else may have used it: `cis490-jobs hosts revoke NAME` first.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E306", "the join token has ended",
+        "A token lasts 15 minutes, and not beyond a revocation of its name.",
+        "Make a new one, and use it at once.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E307", "the certificate is none of this fleet's",
+        "To renew late, a machine shows its former certificate: it must have been issued to one host, "
+        "operator or reader by this receiver's authority.",
+        "Join with a token.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E308", "the proof of the former key is wrong",
+        "The signature does not fit the certificate that is shown, or was made over another request.",
+        "Is identity.pem whole, with the key that belongs to its certificate? Else join with a token.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E309", "the certificate ended too long ago",
+        "For 30 days after its end a certificate can be renewed with the key alone.",
+        "Join with a token; what the machine has in its spool is delivered afterwards.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E311", "the renewal keeps the old key",
+        "Each certificate has a key of its own, so that a stolen key ends with its certificate.",
+        "Make a new key for the request.",
+        "python -m training.fleet.renewal",
+    ),
+    Entry(
+        "E312", "the issuer of client certificates has ended",
+        "clients.pem on the receiver lasts three years, and nothing that it issues outlives it.",
+        "Make a new one from the root's key, then start the receiver anew.",
+        "python -m training.fleet.ca rotate clients",
+    ),
+    Entry(
+        "E313", "there is no certificate to renew",
+        "Renewal takes place over a connection with the certificate that is renewed.",
+        "Ask at the address in credentials.json; without a certificate, join with a token.",
+        "python -m training.fleet.renewal",
+    ),
+    Entry(
+        "E314", "this receiver has no certificate authority",
+        "It was started without `--ca-dir`: it can let nobody in, and revoke nobody.",
+        "Make one (`python -m training.fleet.ca init`) and start the receiver with it.",
+        "--ca-dir /etc/cis490/ca --worker-auth mtls",
+    ),
+    Entry(
+        "E315", "too many wrong join tokens",
+        "Somebody tries secrets. A right token still works; wrong ones are not looked at for a while.",
+        "Look who it is: `journalctl -u cis490-trainer-receiver | grep identity.refused`.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+    Entry(
+        "E316", "the manifest does not name the host",
+        "It has, or had, a certificate, but the manifest in force does not admit it.",
+        "Add it to the manifest, then reload.",
+        '[[hosts]] name = "gpu-box-1"',
+    ),
+    Entry(
+        "E317", "the identity was revoked",
+        "An operator took it away, with every certificate that it had. The sentence says why.",
+        "Make a token, if it shall come back: certificates from then on count.",
+        "cis490-jobs hosts add gpu-box-1",
+    ),
+)  # fmt: skip
+
 SECTIONS: tuple[Section, ...] = (
     Section("Commands", "What ends a command of `cis490-jobs`.", _COMMANDS),
     Section("Plans", "Why a plan was not carried out.", _PLANS),
     Section("Warnings of a plan", "What is certainly so, and perhaps not meant.", _WARNINGS),
     Section("Faults of a manifest", "All faults of a file are told at once, each with its line.", _MANIFEST),
     Section("Options and settings", "Of the receiver and of the worker.", _OPTIONS),
+    Section("Enrolment", "Why the receiver gives no certificate.", _ENROLMENT),
     *WORDS,
 )
 

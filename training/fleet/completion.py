@@ -19,7 +19,7 @@ Ask = Callable[[str], Iterable[str]]
 
 KINDS = {
     "JOB": ("jobs",), "HOST": ("hosts",), "JOB|ARTIFACT": ("jobs", "artifacts"), "STATE": ("states",),
-    "FILE": (FILES,), "DIR": (FILES,), "CODE": ("codes",),
+    "FILE|JOB": ("jobs", "artifacts"), "FILE": (FILES,), "DIR": (FILES,), "CODE": ("codes",),
 }  # fmt: skip
 """The word that stands for a value in the help -> what may stand there."""
 

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,17 +16,23 @@ from cis490.ballast import Ballast
 from cis490.episodes import dataset
 from cis490.failpoints import failpoint
 from cis490.logs import event
+from cis490.pki.authority import Authority
 from training.fleet import audit_trail
 from training.fleet import manifest as manifests
 from training.fleet import plan as plans
 from training.fleet.artifact_files import ArtifactFiles
+from training.fleet.enrolment import WrongSecrets
 from training.fleet.event_bus import EventBus
 from training.fleet.expectations import Remembered
 from training.fleet.gc import Cleaner
+from training.fleet.http_io import OperatorTokens
 from training.fleet.manifest_faults import Fault, TrainingManifestError
 from training.fleet.notifier import Notifier
+from training.fleet.open_requests import OpenRequests
+from training.fleet.peers import Peer
 from training.fleet.queue import JobQueue
 from training.fleet.request_times import RequestTimes
+from training.fleet.standing import Standing
 from training.fleet.store import ModelStore
 from training.fleet.telemetry import Telemetry
 from training.fleet.turns import whose_turn
@@ -50,10 +57,16 @@ class Coordinator:
         manifest_path: Path,
         operator_token: str | None,
         max_artifact_bytes: int,
+        former_operator_token: str | None = None,
     ) -> None:
         self.queue, self.store, self.manifest_path = queue, store, manifest_path
-        self.operator_token = (operator_token or "").strip() or None
+        self.operator_token = operator_tokens(operator_token, former_operator_token)
         self.max_artifact_bytes = max_artifact_bytes
+        self.authority: Authority | None = None
+        """Issues certificates; None: nobody can be enrolled here."""
+        self.standing = Standing(queue)
+        self.open_requests = OpenRequests(self.counts)
+        self.wrong_secrets = WrongSecrets()
         self.artifact_files = ArtifactFiles(store.path_of)
         self.events = EventBus(
             lambda after, limit: audit_trail.after(queue, after, limit), lambda: audit_trail.span(queue)[1]
@@ -82,6 +95,7 @@ class Coordinator:
         self.sweep_every_s = 60.0
         self.swept_at_s = queue.clock.now_s()
         """When leases were last looked through, on the queue's clock; for whoever asks after the receiver's health."""
+        self._round_s = time.monotonic()
         self._writer: Writer | None = None
         self.waiters = Waiters(
             lambda waiting, news_only: self.write(lambda: whose_turn(queue, waiting, news_only=news_only))
@@ -107,15 +121,31 @@ class Coordinator:
         """The rules of the manifest in force; none while there is no manifest that could be read."""
         return self.manifest.retention if self.manifest is not None else Retention()
 
+    def counts(self, peer: Peer) -> bool:
+        """Is the certificate that this request came with good now, as far as revocation and its end go?"""
+        if not peer.serial:
+            return True
+        is_over = self.queue.clock.wall_s() > peer.not_after_s
+        return not is_over and self.standing.is_denied(peer.role, peer.name, peer.serial) is None
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         self.telemetry.close()
 
+    def reaper_ticked(self) -> None:
+        """The reaper's timer has come round, whatever comes of its sweep."""
+        self._round_s = time.monotonic()
+
+    def reaper_age_s(self) -> float:
+        """How long ago that was, without the time in which this machine was suspended."""
+        return time.monotonic() - self._round_s
+
     async def after_sweep(self) -> None:
         """What is due from time to time, beside the leases."""
         self.swept_at_s = self.queue.clock.now_s()
+        self.open_requests.look()
         await self.store.expire_partials(self.queue.may_upload)
         await self.telemetry.look(lambda: asyncio.to_thread(self.queue.workers))
         await self.cleaner.daily(self.retention)
@@ -157,7 +187,9 @@ class Coordinator:
             self.plans.keep(made)
         return made
 
-    async def reload(self, plan_id: str | None = None) -> tuple[dict[str, int], Manifest]:
+    async def reload(
+        self, plan_id: str | None = None, *, actor: str = "operator"
+    ) -> tuple[dict[str, int], Manifest]:
         """Read the manifest and put it in force; with `plan_id` only if that plan still holds.
 
         Raises `TrainingManifestError` or `plan.PlanRefused`; the old one then stays.
@@ -170,7 +202,9 @@ class Coordinator:
             if made is not None and made.was_applied(found, digest, in_force):
                 return made.applied, found  # the answer was lost, and the request came again
             failpoint("coordinator.reload_read")
-            counts = await self.write(lambda: plans.put_in_force(self.queue, found, digest, made, in_force))
+            counts = await self.write(
+                lambda: plans.put_in_force(self.queue, found, digest, made, in_force, actor=actor)
+            )
             if isinstance(counts, plans.Refusal):
                 if counts.fresh is not None:
                     self.plans.keep(counts.fresh)
@@ -186,6 +220,7 @@ class Coordinator:
             digest=found.digest[:12],
             jobs=len(found.jobs),
             hosts=len(found.hosts),
+            actor=actor,
             **counts,
         )
         return counts, found
@@ -196,6 +231,12 @@ class Coordinator:
         self.notifier.configure(found.notify, found.name, os.environ)
         if found.dataset is not None:
             self.datasets[found.dataset.dataset_id] = found.dataset
+
+
+def operator_tokens(current: str | None, former: str | None = None) -> OperatorTokens | None:
+    """None when there is none. A former one without a current one opens nothing."""
+    now = (current or "").strip()
+    return OperatorTokens(now, (former or "").strip()) if now else None
 
 
 def read_manifest(path: Path, text: str | None = None, name: str = "") -> tuple[Manifest, str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cis490.digest import sha256_bytes
@@ -20,6 +23,7 @@ from training.trainer.digest import trainer_digest
 
 AREA = "receiver"
 LIBRARY = Path("/var/lib/cis490")
+AUTHORITY, PROXY = Path("/etc/cis490/ca"), Path("/etc/cis490/caddy")
 CHECKOUT = Path(__file__).resolve().parents[2]
 NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "jinja2", "compression.zstd|backports.zstd")
 START = f"sudo systemctl start {RECEIVER_UNIT}   then: journalctl -u {RECEIVER_UNIT} -n 50"
@@ -34,6 +38,9 @@ class Places:
     db: Path
     store_root: Path
     incoming_root: Path
+    authority: Path = AUTHORITY
+    """The certificate authority's folder: root's own, not the copies that systemd hands the service."""
+    proxy: Path = PROXY
 
     @property
     def lock(self) -> Path:
@@ -73,6 +80,7 @@ def checks(where: Places, wall_s: float) -> dict[str, Check]:
         "manifest": lambda: _manifest(where),
         "database": lambda: _database(where, wall_s),
         "folders": lambda: _folders(where),
+        "certificates": lambda: _certificates(where, wall_s),
         "process": lambda: _process(where),
         "trainer": _trainer,
     }
@@ -191,6 +199,34 @@ def _folders(where: Places) -> Iterator[Finding]:
         text = f"{ballast} is not there, and without it no job is handed out: the disk was full"
         fix = f"df -h {shlex.quote(str(where.db.parent))}   then free some space; it comes back by itself"
         yield Finding(AREA, "disk reserve", "WARN", text, fix)
+
+
+def _certificates(where: Places, wall_s: float) -> Iterator[Finding]:
+    """Nothing where there is no authority: a receiver on loopback needs none."""
+    if not where.authority.exists():
+        return
+    if not os.access(where.authority, os.R_OK | os.X_OK):
+        owner = doctor.owner(where.authority)
+        text = f"{where.authority} cannot be looked into by {doctor.user()}; it belongs to {owner}"
+        yield Finding(AREA, "certificates", "WARN", text, "sudo cis490-jobs doctor")
+        return
+    try:
+        # Only a receiver with an authority has `cryptography`.
+        from training.fleet import ca_backup, ca_checks
+        from training.fleet.ca_files import COMMAND
+    except ImportError as error:
+        text = f"there is an authority in {where.authority}, but {error.name} is not installed"
+        yield Finding(AREA, "certificates", "FAIL", text, "scripts/setup.sh run")
+        return
+    now = datetime.fromtimestamp(wall_s, UTC)
+    found = [*ca_checks.of_authority(where.authority, now)]
+    if where.proxy.exists():
+        found.append(ca_checks.of_server(where.proxy, now))
+    found.append(ca_checks.of_backup(where.db.with_name(ca_backup.STAMP), now))
+    program = f"sudo {shlex.quote(sys.executable)} -m training.fleet.ca"  # to be typed in any folder
+    for one in found:
+        fix = one.fix.replace(COMMAND, program)
+        yield Finding(AREA, one.what, one.state, one.found, fix)
 
 
 def _process(where: Places) -> Iterator[Finding]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cis490.locks import holder
-from training.fleet import doctor, worker_settings
+from training.fleet import credentials, doctor, doctor_identity, self_test, worker_settings
 from training.fleet.capability import Survey
 from training.fleet.doctor import WORKER_UNIT, Check, Finding
 from training.fleet.tables import duration, size
@@ -18,12 +19,22 @@ NEEDED = ("numpy", "compression.zstd|backports.zstd")
 START = f"sudo systemctl start {WORKER_UNIT}   then: journalctl -u {WORKER_UNIT} -n 50"
 
 
-def settings(args: argparse.Namespace, env: Mapping[str, str]) -> WorkerSettings:
-    """As the worker itself reads them. Raises SettingsError."""
+def settings(args: argparse.Namespace, env: Mapping[str, str], folder: Path | None = None) -> WorkerSettings:
+    """As the worker itself reads them. Raises SettingsError.
+
+    `folder`: its credentials, in place of those in `env`; ones that cannot be used are for a check to find.
+    """
     argv = []
     for flag, value in (("--state-dir", args.state_dir), ("--host", args.host)):
         argv += [] if value is None else [flag, str(value)]
-    return worker_settings.read(argv, env)
+    own = worker_settings.read(argv, {name: env[name] for name in env if name != credentials.VARIABLE})
+    if folder is None:
+        return own
+    try:
+        about = credentials.read_about(folder)
+    except credentials.CredentialsError:
+        return replace(own, credentials=folder)
+    return replace(own, credentials=folder, host=about.name, receiver_url=about.url)
 
 
 def is_here(own: WorkerSettings) -> bool:
@@ -39,8 +50,8 @@ def checks(own: WorkerSettings, survey: Callable[[], Survey], wall_s: float) -> 
         "state folder": lambda: doctor.folder(AREA, "state folder", own.state_dir, WORKER_UNIT),
         "process": lambda: _process(own),
         "results": lambda: _results(own, wall_s),
-        "trainer": lambda: _trainer(survey()),
-    }
+        "trainer": lambda: self_test.trainer(AREA, survey()),
+    } | ({} if own.credentials is None else doctor_identity.checks(AREA, own.credentials, wall_s))
 
 
 def _process(own: WorkerSettings) -> Iterator[Finding]:
@@ -81,24 +92,6 @@ def _results(own: WorkerSettings, wall_s: float) -> Iterator[Finding]:
 
 def _results_text(n: int) -> str:
     return "1 result" if n == 1 else f"{n} results"
-
-
-def _trainer(found: Survey) -> Iterator[Finding]:
-    able = found.capability
-    if not able.models:
-        text = "; ".join(found.notes) or "the trainer here offers no model"
-        yield Finding(
-            AREA, "trainer", "FAIL", text, "python -m training.trainer.run --describe   shows the error"
-        )
-        return
-    gpu = "CUDA" if able.has_cuda else "no CUDA"
-    text = f"{able.cores} cores, {able.ram_gib or 0:g} GiB RAM, {gpu}; models: {', '.join(able.models)}"
-    yield Finding(AREA, "trainer", "OK", text)
-    if found.notes:
-        text = "; ".join(found.notes)
-        yield Finding(
-            AREA, "trainer", "WARN", text, "python -m training.fleet.capability   shows all that was found"
-        )
 
 
 def against_receiver(

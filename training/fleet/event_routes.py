@@ -14,7 +14,7 @@ from training.fleet.endpoint import Endpoint
 from training.fleet.event_bus import Event, Wants
 from training.fleet.event_stream import EventStream
 from training.fleet.events import DURABLE_KINDS, EPHEMERAL_KINDS
-from training.fleet.http_io import Problem, answer, one_header
+from training.fleet.http_io import Problem, answer, one_header, peer_of
 from training.fleet.lease_answers import coordinator_of
 
 MAX_STREAMS = 100
@@ -37,7 +37,7 @@ async def events(request: Request) -> Response:
         out = found.response()
         out.headers["Retry-After"] = str(RETRY_AFTER_S)
         return out
-    return EventStream(app, wants, after, most_replayed=MAX_REPLAY)
+    return EventStream(app, wants, after, most_replayed=MAX_REPLAY, peer=peer_of(request))
 
 
 async def audit(request: Request) -> Response:

@@ -20,6 +20,7 @@ from training.fleet import audit_trail
 from training.fleet.coordinator import Coordinator
 from training.fleet.event_bus import PAGE, Event, Subscription, Wants
 from training.fleet.http_io import NO_PAGE
+from training.fleet.peers import OPEN, Peer
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,12 @@ _HEADERS = {
 class EventStream(Response):
     """The response; it ends when the client goes, the receiver stops, or the client does not keep up."""
 
-    def __init__(self, app: Coordinator, wants: Wants, after: int | None, *, most_replayed: int) -> None:
+    def __init__(
+        self, app: Coordinator, wants: Wants, after: int | None, *, most_replayed: int, peer: Peer = OPEN
+    ) -> None:
+        """Of a `peer` that is revoked, or whose certificate ends, the stream ends too."""
         super().__init__(headers=_HEADERS)
+        self._peer = peer
         del self.headers["content-length"]  # the empty body's
         self._app, self._wants, self._after, self._most_replayed = app, wants, after, most_replayed
 
@@ -64,6 +69,10 @@ class EventStream(Response):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         listener = await self._app.events.subscribe(self._wants)
+        with self._app.open_requests.enter(self._peer, listener.end):
+            await self._tell(listener, scope, receive, send)
+
+    async def _tell(self, listener: Subscription, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send_all(listener, send))
         leaving = asyncio.create_task(_left(receive))
         listener.on_end = lambda: asyncio.get_running_loop().call_later(ENDING_S, sending.cancel)

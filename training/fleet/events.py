@@ -113,9 +113,17 @@ _SENTENCES: dict[tuple[str, str], Callable[[Mapping[str, Any]], str]] = {
     ("host", "drain"): lambda e: f"{e['host']} is given no more jobs{_because(e)}",
     ("host", "undrain"): lambda e: f"{e['host']} is given jobs again",
     ("host", "resume"): lambda e: f"{e['host']} is given jobs again: its pause was ended{_by(e)}",
+    ("host", "token"): lambda e: f"{e['host']} may join{_by(e)}: {e['detail']}",
+    ("host", "join"): lambda e: f"{e['host']} joined: {e['detail']}",
+    ("host", "renew"): lambda e: f"{e['host']} renewed its certificate: {e['detail']}",
+    ("host", "revoke"): lambda e: f"{e['host']} was revoked{_by(e)}{_because(e)}",
     ("fleet", "pause"): lambda e: f"the fleet was paused{_by(e)}{_because(e)}",
     ("fleet", "resume"): lambda e: f"the fleet was resumed{_by(e)}",
     ("fleet", "gc"): lambda e: f"cleaned up{_by(e)}{_because(e)}",
+    ("fleet", "token"): lambda e: f"somebody may join{_by(e)}, {e['detail']}",
+    ("fleet", "join"): lambda e: f"somebody joined, {e['detail']}",
+    ("fleet", "renew"): lambda e: f"a certificate was renewed, {e['detail']}",
+    ("fleet", "revoke"): lambda e: f"an identity was revoked{_by(e)}, {e['detail']}",
     ("manifest", "reload"): lambda e: f"the manifest was put in force{_because(e)}",
 }
 """Of what is written to the audit trail, in docs/protocol.md's order."""

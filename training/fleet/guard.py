@@ -19,7 +19,7 @@ from typing import IO, Literal
 from cis490.clock import Clock
 from cis490.failpoints import failpoint
 from training.fleet.guard_rules import EndReason, Moment, decide, margin_s
-from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd, boot_id, read_newest
+from training.fleet.guard_wire import MARK, SECRETS, Lines, TrainerCommand, TrainerEnd, boot_id, read_newest
 from training.fleet.trainer_log import TrainerLog
 
 if sys.platform == "win32":
@@ -29,8 +29,6 @@ else:
 
 RunState = Literal["running", "frozen", "ending", "ended"]
 
-SECRETS = ("CIS490_OPERATOR_TOKEN",)
-"""Variables that a trainer has no business with."""
 AWAY_S = 10.0
 """When two polls are further apart, this process slept (a closed laptop) and so, most likely, did the trainer."""
 SAMPLE_S = 1.0

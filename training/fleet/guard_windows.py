@@ -2,8 +2,8 @@
 
 The Job Object has KILL_ON_JOB_CLOSE, so Windows ends the tree when the guard ends, however it ends. It also counts
 memory and time of the whole tree, and lists its processes, which are suspended one by one.
-The trainer joins the job just after its start; an interpreter needs tens of milliseconds before it could
-start a process of its own, so nothing slips out.
+The trainer is started suspended and goes on once it is in the job, so nothing slips out: the `python.exe` of a virtual
+environment is a small launcher, which starts the interpreter within a millisecond or two.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _PROCESS_LIST = 3  # JobObjectBasicProcessIdList
 _MAX_PROCESSES = 4096
 _PASSES = 20
 _SUSPEND_RESUME = 0x0800  # PROCESS_SUSPEND_RESUME
+_CREATE_SUSPENDED = 0x0004
 
 _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 _ntdll = ctypes.WinDLL("ntdll")
@@ -114,12 +115,16 @@ class ProcessTree:
             stderr=subprocess.PIPE,
             cwd=cwd,
             env=dict(env),
-            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | _CREATE_SUSPENDED,
         )
         handle = int(self._process._handle)  # type: ignore[attr-defined]  # the only way to the handle
         if not _kernel32.AssignProcessToJobObject(self._job, handle):
+            error = ctypes.WinError(ctypes.get_last_error())
             self._process.kill()
-            raise ctypes.WinError(ctypes.get_last_error())
+            raise error
+        if _ntdll.NtResumeProcess(handle) < 0:
+            self._process.kill()
+            raise OSError("the trainer was started suspended and could not be resumed")
 
     @property
     def pid(self) -> int:

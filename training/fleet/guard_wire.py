@@ -21,6 +21,8 @@ GRACE_S = 30.0
 """From SIGTERM to SIGKILL: time to finish a step (and, once trainers can, to write a checkpoint)."""
 MARK = "CIS490_ATTEMPT"
 """Environment variable by which the processes of an attempt are known: the guard, the trainer, what that starts."""
+SECRETS = ("CIS490_OPERATOR_TOKEN",)
+"""Variables that no process which a worker starts has any business with; an operator's shell may have left them."""
 
 Word = Literal["started", "cannot_start", "late", "alive", "frozen", "thawed", "ended"]
 

@@ -19,7 +19,7 @@ from cis490.clock import Clock
 from cis490.threads import start_beside
 from training.fleet import guard_wire
 from training.fleet.guard_rules import EndReason
-from training.fleet.guard_wire import MARK, Lines, TrainerCommand, TrainerEnd
+from training.fleet.guard_wire import MARK, SECRETS, Lines, TrainerCommand, TrainerEnd
 from training.fleet.outcome import ProgressReader, RunResult, result_of
 from training.fleet.types import Figure
 from training.fleet.wire import Progress
@@ -35,8 +35,6 @@ RunState = Literal["starting", "running", "frozen", "late", "ended"]
 """`late`: nothing was started, since the lease had run out by then; start it again inside the lease."""
 
 GUARD_MODULE = "training.fleet.guard_main"
-SECRETS = ("CIS490_OPERATOR_TOKEN",)
-"""Variables that neither guard nor trainer has any business with."""
 SILENT_S = 60.0
 """A guard says once a second that it lives. After so long without a word, as far as this process was awake, it is
 stopped or hangs, and is killed."""

@@ -20,7 +20,7 @@ from training.fleet.rows import Outcome
 async def drain(request: Request) -> Response:
     """Let a host finish what it has, and give it nothing more until it is undrained."""
     app, host = coordinator_of(request), request.path_params["name"]
-    require_operator(request, app.operator_token)
+    actor = require_operator(request, app.operator_token)
     body = await decode(request, wire.DrainRequest, empty_ok=True)
     reason = " ".join(body.reason.split()) or wire.DrainRequest().reason
     if len(reason) > wire.MAX_DRAIN_REASON_CHARS:
@@ -29,17 +29,19 @@ async def drain(request: Request) -> Response:
             f"reason has {len(reason)} characters, at most {wire.MAX_DRAIN_REASON_CHARS} are kept",
             ok=False,
         )
-    return await _change(app, host, "drain", lambda: hosts.drain(app.queue, host, reason))
+    return await _change(app, host, "drain", lambda: hosts.drain(app.queue, host, reason, actor=actor), actor)
 
 
 async def undrain(request: Request) -> Response:
     """Give a drained host jobs again."""
     app, host = coordinator_of(request), request.path_params["name"]
-    require_operator(request, app.operator_token)
-    return await _change(app, host, "undrain", lambda: hosts.undrain(app.queue, host))
+    actor = require_operator(request, app.operator_token)
+    return await _change(app, host, "undrain", lambda: hosts.undrain(app.queue, host, actor=actor), actor)
 
 
-async def _change(app: Coordinator, host: str, verb: str, call: Callable[[], Outcome]) -> Response:
+async def _change(
+    app: Coordinator, host: str, verb: str, call: Callable[[], Outcome], actor: str
+) -> Response:
     if not is_safe_name(host):
         raise Problem(404, "no such host: a name matches [A-Za-z0-9._-]{1,64} with no leading dot", ok=False)
     done, reason, busy = await app.write(
@@ -49,5 +51,5 @@ async def _change(app: Coordinator, host: str, verb: str, call: Callable[[], Out
         raise Problem(done.http_status, done.reason, ok=False)
     failpoint("coordinator.drain_committed")
     app.changed()  # a job that preferred this host is open to others; or this host is open to jobs
-    event(log, f"host.{verb}", host=host, reason=reason, busy=busy)
+    event(log, f"host.{verb}", host=host, actor=actor, reason=reason, busy=busy)
     return answer({"ok": True, "host": host, "drained_reason": reason, "busy": busy})

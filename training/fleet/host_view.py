@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.fleet import hosts, naming, views
+from training.fleet import enrolment_store, hosts, naming, views
 from training.fleet.queue import JobQueue
 from training.fleet.types import HostSpec
 
@@ -53,7 +53,16 @@ def host(queue: JobQueue, name: str) -> dict[str, Any] | None:
             "ended": len(ended),
         },
         "drained_reason": queue.matcher.drained.get(name),
+        "certificate": _certificate(queue, name),
     }
+
+
+def _certificate(queue: JobQueue, name: str) -> dict[str, Any] | None:
+    """When the last of its certificates ends, and whether it was revoked; None when nothing of it is known."""
+    keys = ("not_after", "last_how", "issued_at", "revoked_at", "revoked_reason", "serials")
+    mine = (one for one in enrolment_store.identities(queue) if (one["role"], one["name"]) == ("host", name))
+    found = next(mine, None)
+    return None if found is None else {key: found[key] for key in keys}
 
 
 def _attempt(row: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -13,8 +14,11 @@ from starlette.responses import Response
 
 from cis490.files import is_safe_name
 from training.fleet import wire, wire_headers
+from training.fleet.peers import Peer
 
 T = TypeVar("T")
+PEER = "cis490.peer"
+"""The key of a request's scope under which `access.Access` leaves the `Peer`."""
 _DRAIN_BYTES = 8 * 1024 * 1024
 _DRAIN_S = 2.0
 NO_PAGE = {
@@ -88,9 +92,16 @@ def decoded(body: bytes, kind: type[T]) -> T:
         raise Problem(400, f"the body is not JSON: {error}") from error
 
 
+def peer_of(request: Request) -> Peer:
+    """Who sends this. Raises KeyError, a defect, when nobody has asked: nothing is open by omission."""
+    return cast(Peer, request.scope[PEER])
+
+
 def host_of(request: Request) -> str:
-    """The host that speaks, from `X-Lab-Host`."""
-    name = one_header(request, wire_headers.HEADER_HOST)
+    """The host that speaks: its certificate's, or from `X-Lab-Host` where identities are not checked."""
+    name, peer = one_header(request, wire_headers.HEADER_HOST), peer_of(request)
+    if peer.role != "open":
+        return _certified_host(peer, name)
     if not name:
         raise Problem(
             400, f"the header {wire_headers.HEADER_HOST} is missing: a worker sends its host name in it"
@@ -100,6 +111,18 @@ def host_of(request: Request) -> str:
             400, f"{wire_headers.HEADER_HOST} must match [A-Za-z0-9._-]{{1,64}} with no leading dot"
         )
     return name
+
+
+def _certified_host(peer: Peer, named: str) -> str:
+    if peer.role != "host":
+        raise Problem(403, f"this is for hosts; the certificate says {peer}")
+    if named and named != peer.name:
+        raise Problem(
+            403,
+            f"{wire_headers.HEADER_HOST} says {named[:64]!r}, and the certificate host {peer.name}: "
+            "a host speaks for itself alone",
+        )
+    return peer.name
 
 
 def token_of(request: Request) -> str | None:
@@ -115,17 +138,48 @@ def one_header(request: Request, name: str) -> str:
     return values[0].strip(" \t") if values else ""  # nothing else is white space in a header
 
 
-def require_operator(request: Request, expected: str | None) -> None:
-    """Only with the operator token. Without a configured one the operator endpoints are closed."""
-    if not expected:
+@dataclass(frozen=True, slots=True)
+class OperatorTokens:
+    """What opens the operator's endpoints. During a rotation the former one does too."""
+
+    current: str = field(repr=False)
+    former: str = field(default="", repr=False)
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Those that count, the current one first."""
+        return (self.current, self.former) if self.former else (self.current,)
+
+    def fits(self, given: bytes) -> bool:
+        """In a time that does not tell where they differ, nor which of them fits."""
+        found = _hash(given)
+        is_current = hmac.compare_digest(found, _hash(self.current.encode("utf-8")))
+        is_former = hmac.compare_digest(found, _hash(self.former.encode("utf-8"))) and self.former != ""
+        return is_current or is_former
+
+
+def require_operator(request: Request, expected: OperatorTokens | None) -> str:
+    """Only with the operator token; what the audit trail calls this operator. Without a configured token the
+    operator endpoints are closed."""
+    peer = peer_of(request)
+    if peer.role not in ("open", "operator", "session"):  # refused before, by `access`
+        raise Problem(403, f"this is for operators; the certificate says {peer}", ok=False)
+    if expected is None:
         raise Problem(
             403,
             "operator control is disabled: start the receiver with a non-empty CIS490_OPERATOR_TOKEN",
             ok=False,
         )
     given = one_header(request, wire_headers.HEADER_OPERATOR_TOKEN)
-    if not given or not hmac.compare_digest(_hash(given.encode("latin-1")), _hash(expected.encode("utf-8"))):
+    if not given or not expected.fits(given.encode("latin-1")):
         raise Problem(401, f"the {wire_headers.HEADER_OPERATOR_TOKEN} header is missing or wrong", ok=False)
+    return actor_of(request)
+
+
+def actor_of(request: Request) -> str:
+    """What the audit trail calls the operator that sends this."""
+    peer = peer_of(request)
+    return f"operator {peer.name}" if peer.role == "operator" else "operator"
 
 
 def _hash(token: bytes) -> bytes:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
+from training.fleet.http_io import PEER
+from training.fleet.peers import Peer
 from training.fleet.wire_headers import HEADER_OPERATOR_TOKEN
 
 LARGE_BYTES = 64 * 1024
@@ -29,11 +32,33 @@ class Refusal(Exception):
         self.status, self.body = status, body
 
 
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """What a page needs to know of who looks at it."""
+
+    name: str
+    """`operator ann` or `reader bob` by the certificate; "" without one."""
+    may_read: bool
+    """Without a login."""
+    may_log_in: bool
+
+
+def viewer_of(scope: Mapping[str, Any]) -> Viewer:
+    """Who looks at the page that is asked for with this scope."""
+    peer: Peer = scope[PEER]
+    return Viewer(str(peer) if peer.name else "", peer.role != "nobody", peer.role != "reader")
+
+
 class InProcess:
     """Sends requests to `app`. `operator_token` is what the receiver was started with; None: no operator verbs."""
 
-    def __init__(self, app: ASGIApp, operator_token: str | None) -> None:
-        self._app, self._token = app, operator_token
+    def __init__(self, app: ASGIApp, operator_token: str | None, peer: Peer | None = None) -> None:
+        """`peer` is for whom it asks; None: for nobody yet (`seen_by`), and every answer is a refusal."""
+        self._app, self._token, self._peer = app, operator_token, peer or Peer("nobody")
+
+    def seen_by(self, scope: Mapping[str, Any]) -> InProcess:
+        """The same for the sender of the request with this scope: it may see what that one may, and no more."""
+        return InProcess(self._app, self._token, scope[PEER])
 
     async def get(self, path: str, /, **query: str | int | float) -> dict[str, Any]:
         """The JSON answer of `GET path?query`. Raises Refusal."""
@@ -56,7 +81,7 @@ class InProcess:
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
             "path": path, "raw_path": quote(path).encode(), "query_string": query.encode(), "root_path": "",
             "headers": [(b"host", b"in-process"), (b"content-type", b"application/json"), *headers],
-            "client": None, "server": None,
+            "client": None, "server": None, PEER: self._peer,
         }  # fmt: skip
         parts: list[bytes] = []
         status = 0

@@ -42,6 +42,7 @@ class Ledger(ABC):
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._restorers: list[Callable[[], None]] = []
+        self._followers: list[Callable[[], None]] = []
         self._open = self._torn = False
         """Whether a transaction runs; whether taking one back failed half-way (the disk did not even let us read)."""
         self._half_done = False
@@ -72,6 +73,13 @@ class Ledger(ABC):
     def on_rollback(self, restore: Callable[[], None]) -> None:
         """How to take back what the running transaction is about to change in memory alone."""
         self._restorers.append(restore)
+
+    def after_commit(self, follow: Callable[[], None]) -> None:
+        """What to do in memory once the running transaction is committed, with the lock held. It must not fail.
+
+        Nothing of it happens when the request that asked for it, or the whole transaction, is taken back.
+        """
+        self._followers.append(follow)
 
     def execute(self, statement: str, /, **values: Any) -> sqlite3.Cursor:
         """A named statement on the writing connection; the caller holds the lock."""
@@ -139,7 +147,7 @@ class Ledger(ABC):
 
     def _request(self, call: Callable[[], T]) -> T | Exception:
         """One call of a batch: its result, or what it raised, with its own work taken back."""
-        mark = len(self._restorers)
+        mark, followers = len(self._restorers), len(self._followers)
         try:
             self._connection.execute("SAVEPOINT request")
             result = call()
@@ -148,6 +156,7 @@ class Ledger(ABC):
         except Exception as error:  # whoever made that request gets it
             if not self._connection.in_transaction:  # a full disk: SQLite took the whole batch back
                 raise self._unavailable(error) from error
+            del self._followers[followers:]
             self._undo(mark, "ROLLBACK TO request", "RELEASE request")
             if not isinstance(error, sqlite3.Error | OSError):
                 return error
@@ -176,6 +185,9 @@ class Ledger(ABC):
         self._open = False
         self._restorers.clear()
         self.settle()
+        followers, self._followers = self._followers, []
+        for follow in followers:
+            follow()
         if self._audited:
             self._audited = False
             self.on_audit()
@@ -193,6 +205,7 @@ class Ledger(ABC):
 
     def _roll_back(self) -> None:
         self._open = False
+        self._followers.clear()
         self._undo(0, "ROLLBACK")
         self.settle()
 

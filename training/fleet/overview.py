@@ -7,6 +7,7 @@ hosts and what needs a person together, each problem with the command to type ne
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from training.fleet.types import STATUSES
 ACTIVE = ("claimed", "running")
 MOST_NAMED = 5
 """Names in one sentence; of the others only the number is told."""
+RENEWAL_LATE_S = 10 * 86400.0
+"""A certificate lasts 30 days and is due on day 10: with so little left it was not renewed for ten days."""
 _DISK_NEXT = "df -h   (on the receiver's machine)"
 _LOG_NEXT = "journalctl -u cis490-trainer-receiver -n 50   (on the receiver's machine)"
 _TROUBLE = {
@@ -54,6 +57,8 @@ class Facts:
     done_estimate: Mapping[str, Any] | None = None
     counts: Mapping[str, int] | None = None
     """Jobs by status; None: counted in `jobs`, which has all of them."""
+    certificates: Mapping[str, float] = field(default_factory=dict)
+    """Host -> when its certificate ends; only of hosts that have one."""
     n_waiting: int | None = None
     """Jobs that wait and stand in the manifest; None likewise."""
 
@@ -173,6 +178,7 @@ def problems(facts: Facts, hosts: Sequence[Mapping[str, Any]]) -> list[dict[str,
         code, command = _TROUBLE.get(key, ("trouble", _LOG_NEXT))
         found.append(_problem("error", code, text, command))
     found += [_troubled(job) for job in facts.jobs if _has_failed_before(job)]
+    found += _certificates(facts)
     found += _idle(facts, hosts)
     rank = {"error": 0, "warning": 1}
     return sorted(found, key=lambda problem: rank[problem["severity"]])
@@ -224,6 +230,20 @@ def _of_host(host: Mapping[str, Any], at: float) -> dict[str, Any] | None:
         text = f"{name} is paused and takes no job: {host['paused_reason']}"
         return _problem("warning", "host_paused", text, f"cis490-jobs why --host {name}", host=name)
     return None
+
+
+def _certificates(facts: Facts) -> list[dict[str, Any]]:
+    """Hosts of the manifest that should have renewed their certificate and did not."""
+    found = []
+    for name in facts.manifest_hosts:
+        left_s = facts.certificates.get(name, math.inf) - facts.at
+        if left_s > RENEWAL_LATE_S:
+            continue
+        when = f"ends in {duration(left_s)}" if left_s > 0 else f"ended {duration(-left_s)} ago"
+        text = f"the certificate of {name} {when}, and its worker has not renewed it"
+        command = "journalctl -u cis490-trainer-worker -n 50   (on that machine)"
+        found.append(_problem("warning", "certificate_late", text, command, host=name))
+    return found
 
 
 def _silence(host: Mapping[str, Any], at: float) -> str:

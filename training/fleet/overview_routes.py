@@ -8,13 +8,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from training.fleet import explain, naming, views
+from training.fleet import enrolment_store, explain, naming, redaction, views
 from training.fleet.coordinator import Coordinator
 from training.fleet.endpoint import Endpoint
-from training.fleet.http_io import Problem, answer
+from training.fleet.http_io import Problem, answer, peer_of
 from training.fleet.lease_answers import coordinator_of
 from training.fleet.overview import Facts
 from training.fleet.overview import overview as assembled
+from training.fleet.peers import Peer
 from training.fleet.rows import job_row
 from training.fleet.types import RowKind
 
@@ -23,7 +24,7 @@ MAX_WORD_CHARS = 200
 
 async def overview(request: Request) -> Response:
     """The fleet on one screen: a sentence, the hosts, what runs, what needs a person."""
-    app = coordinator_of(request)
+    app, peer = coordinator_of(request), peer_of(request)
     trouble = app.trouble()
     rules = app.queue.matcher.rules
     policy = {
@@ -31,16 +32,17 @@ async def overview(request: Request) -> Response:
         "trainer_digest": rules.trainer_digest,
         "unknown_hosts": rules.unknown_hosts if rules.names_hosts else "allow",
     }
-    return await asyncio.to_thread(lambda: answer(assembled(_facts(app, trouble)) | {"policy": policy}))
+    return await asyncio.to_thread(lambda: answer(assembled(_facts(app, trouble, peer)) | {"policy": policy}))
 
 
-def _facts(app: Coordinator, trouble: dict[str, str]) -> Facts:
+def _facts(app: Coordinator, trouble: dict[str, str], peer: Peer) -> Facts:
     queue, manifest = app.queue, app.manifest
     leases = queue.live_leases()
 
     def rows(kind: RowKind) -> list[dict[str, Any]]:
         found = [queue.with_heartbeat(job_row(raw)) for raw in queue.read("job_noteworthy", kind=kind)]
-        return [views.job(row, leases.get(row.job_id), queue.reference) for row in found]
+        told = (views.job(row, leases.get(row.job_id), queue.reference) for row in found)
+        return [redaction.job(peer, one) for one in told]
 
     expected = app.expectations.of_fleet(queue)
     return Facts(
@@ -61,6 +63,7 @@ def _facts(app: Coordinator, trouble: dict[str, str]) -> Facts:
         fleet_paused=queue.matcher.rules.paused_reason,
         usage=app.telemetry.usages(),
         counts=queue.counts(),
+        certificates=enrolment_store.certificate_ends(queue),
         n_waiting=sum(int(row["n"]) for row in queue.read("class_waiting")),
     )
 

@@ -170,6 +170,14 @@ class Partials:
             count += 1
         return count
 
+    def interrupt(self, job_id: str) -> None:
+        """End what is being received for this job; what came is kept."""
+        for key, session in self._sessions.items():
+            if key.job_id == job_id:
+                session.turn += 1  # as if a later request had come
+                if session.pump is not None:
+                    session.pump.cancel()
+
     def stop(self) -> None:
         """End what is being received, as if a later request for it had come, and take nothing any more."""
         self._stopping = True

@@ -18,6 +18,9 @@ Who = Literal["worker", "operator", "reader", "member", "joiner", "anyone"]
 """Of an endpoint: hosts; operators with their token; readers and operators; whoever has a certificate; whoever has a
 join token (or an expired certificate) and no certificate; everybody."""
 
+WorkerAuth = Literal["header", "mtls"]
+"""How a host proves its name: not at all (on loopback alone), or by the certificate that the proxy hands on."""
+
 ROLES = ("host", "operator", "reader")
 """Roles that a certificate can carry."""
 _URI = re.compile(r"spiffe://([a-z0-9.-]{1,63})/(host|operator|reader)/([A-Za-z0-9_-][A-Za-z0-9._-]{0,63})")
@@ -45,6 +48,8 @@ class Peer:
     """When the certificate ends, UTC, seconds since the epoch."""
     is_in_manifest: bool = True
     """Of a host: whether the manifest in force admits it."""
+    fingerprint: str = ""
+    """sha256 of the certificate, 64 hex digits."""
 
     def __str__(self) -> str:
         return f"{self.role} {self.name}".rstrip()
@@ -52,6 +57,25 @@ class Peer:
 
 OPEN = Peer("open")
 """Identities are not checked: the receiver listens on loopback and trusts what its machine's processes say."""
+
+
+class Unidentified(Exception):
+    """Who sends a request cannot be made out; the text says what was found and expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What a good certificate says of whoever holds its key. Whether it counts now is asked on every request."""
+
+    role: Role
+    name: str
+    serial: str
+    """Lower-case hex."""
+    not_before_s: float
+    not_after_s: float
+    """UTC, seconds since the epoch."""
+    fingerprint: str = ""
+    """sha256 of the certificate, 64 hex digits."""
 
 
 @dataclass(frozen=True, slots=True)

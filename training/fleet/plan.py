@@ -225,6 +225,7 @@ def put_in_force(
     trainer_digest: str | None,
     made: Plan | None,
     in_force: Manifest | None,
+    actor: str = "operator",
 ) -> dict[str, int] | Refusal:
     """Carry out the reload, if the plan still holds. Checked and done in one transaction, so that nothing can move
     in between."""
@@ -240,7 +241,8 @@ def put_in_force(
         counts = queue.apply_manifest(wanted, trainer_digest=trainer_digest)
         changes = [f"{n} {word}" for word, n in counts.items() if n and word != "unchanged"]
         if changes or in_force is None or in_force.digest != wanted.digest:  # a repeat leaves no trace
-            queue.audit_host("manifest", "reload", "", ", ".join(changes) or "no job changed")
+            by = "" if actor == "operator" else f", by {actor}"
+            queue.audit_host("manifest", "reload", "", (", ".join(changes) or "no job changed") + by)
         return counts
 
 

@@ -28,18 +28,20 @@ Progress = Callable[[int, int], None]
 
 
 def pull(
-    client: FleetClient, artifact: str, folder: Path, progress: Progress
+    client: FleetClient, artifact: str, folder: Path, progress: Progress, *, keep_bundle: bool = False
 ) -> tuple[dict[str, int], dict[str, object]]:
     """Leave the artifact's files in the new `folder`; returns their sizes in bytes and the headline metrics.
 
     Raises as `fetch` does.
     """
-    names = fetch(client, artifact, folder, progress)
+    names = fetch(client, artifact, folder, progress, keep_bundle=keep_bundle)
     return {name: (folder / name).stat().st_size for name in names}, headline(folder / METRICS_FILE)
 
 
-def fetch(client: FleetClient, artifact: str, folder: Path, progress: Progress) -> list[str]:
-    """Leave the artifact's files in the new `folder`; returns their names.
+def fetch(
+    client: FleetClient, artifact: str, folder: Path, progress: Progress, *, keep_bundle: bool = False
+) -> list[str]:
+    """Leave the artifact's files in the new `folder`, with `keep_bundle` also the bundle; returns the files' names.
 
     Raises PullError when the folder is in use, the bytes are not the artifact's or the archive is bad;
     what the client raises passes through. Whatever goes wrong, `folder` holds all files or none.
@@ -53,7 +55,10 @@ def fetch(client: FleetClient, artifact: str, folder: Path, progress: Progress) 
         with tempfile.TemporaryDirectory(prefix=".cis490-pull-", dir=folder.parent) as work:
             archive = Path(work) / "bundle.tar.zst"
             _download(client, artifact, archive, progress)
-            return list(extract(archive, folder))
+            names = list(extract(archive, folder))
+            if keep_bundle:
+                archive.replace(folder / archive.name)
+            return names
     except BundleError as fault:
         raise PullError(f"artifact {artifact[:12]} cannot be unpacked: {fault}") from fault
     except OSError as fault:

@@ -32,16 +32,19 @@ async def run(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     on_change: Callable[[], None] = lambda: None,
     on_sweep: Callable[[], Awaitable[None]] | None = None,
+    on_tick: Callable[[], None] = lambda: None,
     ballast: Ballast | None = None,
 ) -> None:
     """Sweep every `every_s` seconds until cancelled.
 
-    `on_change` is told when jobs became claimable. `on_sweep` is what else is due after each sweep. The space for
-    a full disk (`ballast`) is looked after here too: when it is back, claims are answered again.
+    `on_change` is told when jobs became claimable. `on_sweep` is what else is due after each sweep. `on_tick` is
+    told of every round, also of one whose sweep will fail. The space for a full disk (`ballast`) is looked after here
+    too: when it is back, claims are answered again.
     """
     last_s = queue.clock.now_s()
     while True:
         await sleep(every_s)
+        on_tick()
         now_s = queue.clock.now_s()
         away_s, last_s = overslept_s(now_s - last_s, every_s), now_s
         try:

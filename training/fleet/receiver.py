@@ -1,16 +1,14 @@
 """The trainer-receiver: assembly of the application, and `python -m training.fleet.receiver`.
 
-Back ends are chosen in one place, `build()`. Until client certificates are wired the receiver knows
-hosts only by what they say (`--worker-auth header`), so it listens on loopback or a Unix socket alone.
+Back ends are chosen in one place, `build()`. It listens on loopback or a Unix socket alone: other machines come through
+the proxy in front, and are who their certificates say (`--worker-auth mtls`, `access`).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import os
 import signal
@@ -18,7 +16,6 @@ import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -28,6 +25,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from cis490.ballast import Ballast, is_disk_full
 from cis490.blobs import BlobError
@@ -36,17 +34,33 @@ from cis490.failpoints import failpoint
 from cis490.files import free_bytes
 from cis490.locks import Held, hold
 from cis490.logs import configure, event
+from cis490.pki.authority import Authority, open_authority
+from cis490.pki.certificates import PkiError
+from cis490.sd_notify import Systemd, systemd
 from training.dashboard import app as pages
 from training.fleet import coordinator as parts
-from training.fleet import reaper, routes
+from training.fleet import reaper, routes, watchdog
+from training.fleet.access import Access, ByCertificate, ByHeader, Doors, Identify
 from training.fleet.coordinator import Coordinator
 from training.fleet.direct import Direct
-from training.fleet.eligibility import Rules
-from training.fleet.http_io import Problem, answer
+from training.fleet.eligibility import Rules, admission
+from training.fleet.http_io import Problem, answer, peer_of
 from training.fleet.in_process import InProcess
 from training.fleet.ledger import QueueUnavailable
-from training.fleet.manifest import TrainingManifestError, canonical_path
+from training.fleet.manifest import TrainingManifestError
+from training.fleet.peer_certificates import PeerCertificates
+from training.fleet.peers import Denied, WorkerAuth
 from training.fleet.queue import JobQueue
+from training.fleet.quotas import DAY_S, Limits, Quotas
+from training.fleet.receiver_settings import (
+    GIB,
+    ListenAddress,
+    Settings,
+    arguments,
+    check_access,
+    listen_address,
+    operator_tokens,
+)
 from training.fleet.request_times import RequestTimes
 from training.fleet.routes import ROUTES
 from training.fleet.store import ModelStore
@@ -54,9 +68,7 @@ from training.fleet.types import Manifest
 from training.trainer.registry import load_plugins
 
 log = logging.getLogger(__name__)
-GIB = 1024**3
 EXIT_UNAVAILABLE, EXIT_CANNOT_WRITE, EXIT_CONFIG = 69, 73, 78
-DEFAULT_PORT = 8445
 BACKLOG = 2048
 FULL_BYTES = 1024 * 1024
 """With less than this free, a database that does not open is taken to want room."""
@@ -73,12 +85,19 @@ def make_app(
     manifest: Manifest | None = None,
     ballast: Ballast | None = None,
     dashboard: bool = True,
+    worker_auth: WorkerAuth = "header",
+    authority: Authority | None = None,
+    former_operator_token: str | None = None,
+    host_limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Starlette:
     """The application over a queue and a store.
 
     The manifest's *policy* is in force from here on (its jobs enter the queue by a reload, or by
     `build`). Pass `manifest` when it is applied already. A manifest file that is broken admits no
     host until a reload succeeds; one that does not exist names no hosts. `dashboard` serves the pages too, at `/`.
+    With `worker_auth="mtls"` everybody is who the certificate says that the proxy hands on, issued by `authority`;
+    whoever can connect counts as the proxy, and each host keeps to `host_limits`. `former_operator_token` is accepted
+    too, while tokens are rotated.
     """
     app_parts = Coordinator(
         queue=queue,
@@ -86,7 +105,9 @@ def make_app(
         manifest_path=Path(manifest_path),
         operator_token=operator_token,
         max_artifact_bytes=max_artifact_bytes,
+        former_operator_token=former_operator_token,
     )
+    app_parts.authority = authority
     app_parts.ballast, app_parts.sweep_every_s = ballast, sweep_every_s
     app_parts.request_times = RequestTimes({item.handler: item.path for item in ROUTES})
     if manifest is None:
@@ -103,6 +124,7 @@ def make_app(
                 every_s=sweep_every_s,
                 on_change=app_parts.changed,
                 on_sweep=app_parts.after_sweep,
+                on_tick=app_parts.reaper_ticked,
                 ballast=ballast,
             )
         )
@@ -115,28 +137,80 @@ def make_app(
             await app_parts.cleaner.stop()
             await asyncio.to_thread(app_parts.close)
 
+    found_routes = [Route(item.path, item.handler, methods=[item.method]) for item in ROUTES]
     app = Starlette(
-        routes=[Route(item.path, item.handler, methods=[item.method]) for item in ROUTES],
+        routes=found_routes,
         exception_handlers={**ON_ERROR, Exception: _defect},
         middleware=[
+            Middleware(
+                Access,
+                identify=_identify(worker_auth, app_parts, lambda scope: _has_session(app, scope)),
+                doors=Doors(
+                    [(item, route.path_regex) for item, route in zip(ROUTES, found_routes, strict=True)]
+                ),
+                on_denied=_denied,
+                quotas=_quotas(queue, host_limits),
+                clock=queue.clock,
+            ),
             Middleware(
                 Direct,
                 claim=routes.claim,
                 verbs=routes.LEASE_VERBS,
                 on_error=ON_ERROR,
                 times=app_parts.request_times,
-            )
+            ),
         ],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirect would repeat whatever Host the client sent
     app.state.coordinator = app_parts
     if dashboard:
+        tokens = app_parts.operator_token
         pages.mount(
-            app, InProcess(app, app_parts.operator_token), operator_token=app_parts.operator_token,
+            app, InProcess(app, tokens.current if tokens else None), operator_tokens=tokens.all if tokens else (),
             now_s=queue.clock.now_s, wall_s=queue.clock.wall_s,
         )  # fmt: skip
     return app
+
+
+def _identify(
+    worker_auth: WorkerAuth, app_parts: Coordinator, has_session: Callable[[Scope], bool]
+) -> Identify:
+    if worker_auth == "header":
+        return ByHeader()
+    if app_parts.authority is None:
+        raise ValueError("worker_auth='mtls' needs the authority whose certificates count")
+    matcher = app_parts.queue.matcher
+    return ByCertificate(
+        PeerCertificates(app_parts.authority).read,
+        denied_because=app_parts.standing.is_denied,
+        # Without the queue's lock, which a transaction may hold: nobody else's request shall wait for it.
+        is_admitted=lambda host: admission(host, matcher.hosts.get(host), matcher.rules).ok,
+        wall_s=app_parts.queue.clock.wall_s,
+        has_session=has_session,
+    )
+
+
+def _quotas(queue: JobQueue, limits: Limits) -> Quotas:
+    made, wall_s = Quotas(limits), queue.clock.wall_s()
+    rows = queue.read("uploads_since", after=wall_s - DAY_S)
+    made.load(((row["host"], row["size_bytes"], wall_s - row["at"]) for row in rows), queue.clock.now_s())
+    return made
+
+
+def _has_session(app: Starlette, scope: Scope) -> bool:
+    """Whether the request comes from a browser that has logged in."""
+    shared = getattr(app.state, "dashboard", None)
+    return shared is not None and shared.sessions.of(Request(scope)) is not None
+
+
+async def _denied(request: Request, why: Denied) -> Response:
+    """What `Access` refused: in JSON, or for a person with a browser as a page, or a way to the login."""
+    if not pages.wants_page(request):
+        return answer({"error": why.error}, why.status)
+    if why.status == 401 and peer_of(request).site == "operators":
+        return pages.to_login(request)
+    return await pages.error_page(request, why.status, why.error)
 
 
 def _adopt_policy(app_parts: Coordinator) -> None:
@@ -212,84 +286,19 @@ ON_ERROR: dict[type[Exception], Callable[[Request, Exception], Awaitable[Respons
 # -- the program
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything the receiver can be told; the defaults are those of `arguments()`."""
-
-    listen: ListenAddress
-    manifest: Path
-    db: Path
-    store_root: Path
-    incoming_root: Path
-    index_path: Path
-    operator_token: str | None
-    stale_after_s: float
-    heartbeat_s: float
-    sweep_every_s: float
-    max_artifact_bytes: int
-    dashboard: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """Where to listen: a Unix socket path, or a loopback host and port (0: any free one)."""
-
-    unix_path: str | None = None
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-
-    def __str__(self) -> str:
-        return self.unix_path or f"{self.host}:{self.port}"
-
-
-def listen_address(text: str) -> ListenAddress:
-    """Parse `127.0.0.1:8445`, `[::1]:8445`, `localhost:8445`, a bare port, or `unix:/path`.
-
-    Raises ValueError with a sentence; anything but loopback is refused because hosts are not
-    authenticated yet.
-    """
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise _bad_address(text, "a Unix socket without an absolute path", "unix:/run/cis490.sock")
-        return ListenAddress(unix_path=path)
-    host, _, port_text = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    if ":" in host and not text.startswith("["):
-        raise _bad_address(text, "an IPv6 address without brackets", f"[::1]:{DEFAULT_PORT}")
-    if not port_text.isascii() or not port_text.isdecimal() or int(port_text) > 65535:
-        raise _bad_address(text, "no port from 0 to 65535", f"127.0.0.1:{DEFAULT_PORT}")
-    if not _is_loopback(host):
-        found = "an address that other machines reach, while a host is whoever it says it is (--worker-auth header)"
-        hint = f"127.0.0.1:{port_text}, and put an authenticating proxy in front"
-        raise _bad_address(text, found, hint)
-    return ListenAddress(host=host, port=int(port_text))
-
-
-def _bad_address(text: str, found: str, instead: str) -> ValueError:
-    return ValueError(
-        f"--listen-addr: found {text!r}, {found}; expected HOST:PORT on loopback, or unix:/PATH; "
-        f"write --listen-addr {instead}  [E201]"
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def build(settings: Settings, manifest: Manifest, trainer: str) -> tuple[Starlette, JobQueue]:
-    """Choose the back ends and put the receiver together: SQLite and the local disk."""
+    """Choose the back ends and put the receiver together: SQLite and the local disk. Raises PkiError."""
+    authority = None if settings.ca_dir is None else open_authority(settings.ca_dir)
     ballast = Ballast(settings.db.with_name("ballast"))
     queue = _open(settings, manifest, trainer, ballast)
     store = ModelStore(settings.store_root, settings.incoming_root, settings.index_path)
     app = make_app(
         queue=queue,
         store=store,
+        worker_auth=settings.worker_auth,
+        authority=authority,
+        former_operator_token=settings.former_operator_token,
+        host_limits=settings.host_limits,
         manifest_path=settings.manifest,
         operator_token=settings.operator_token,
         max_artifact_bytes=settings.max_artifact_bytes,
@@ -328,80 +337,6 @@ def _open(settings: Settings, manifest: Manifest, trainer: str, ballast: Ballast
     return opened()
 
 
-def arguments() -> argparse.ArgumentParser:
-    """The command line, in one place: the documentation is checked against it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.fleet.receiver",
-        description="Coordinate the training fleet: hands out jobs, takes artifacts.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    lib = Path("/var/lib/cis490")
-    parser.add_argument(
-        "--listen-addr", default=f"127.0.0.1:{DEFAULT_PORT}", help="HOST:PORT, PORT or unix:/path"
-    )
-    parser.add_argument(
-        "--manifest", type=Path, default=canonical_path(), help="the one file an operator edits"
-    )
-    parser.add_argument("--db", type=Path, default=lib / "training_jobs.db", help="the queue's SQLite file")
-    parser.add_argument("--store-root", type=Path, default=lib / "models", help="where artifacts lie")
-    parser.add_argument(
-        "--incoming-root", type=Path, default=lib / "incoming-models", help="where uploads arrive"
-    )
-    parser.add_argument(
-        "--index-path", type=Path, default=lib / "models" / "index.jsonl", help="a row for each artifact"
-    )
-    parser.add_argument(
-        "--operator-token-env", default="CIS490_OPERATOR_TOKEN", help="variable with the token"
-    )
-    parser.add_argument(
-        "--log-level",
-        default="INFO",
-        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
-        help="from which level on to log",
-    )
-    parser.add_argument(
-        "--worker-auth", default="header", choices=["header"], help="how a host proves its name"
-    )
-    parser.add_argument(
-        "--stale-after-s", type=_seconds, default=600.0, help="lease: silence that loses a job"
-    )
-    parser.add_argument("--heartbeat-s", type=_seconds, default=30.0, help="how often workers shall report")
-    parser.add_argument(
-        "--sweep-every-s", type=_seconds, default=60.0, help="how often stale leases are looked for"
-    )
-    parser.add_argument(
-        "--max-artifact-bytes", type=_bytes, default=GIB, help="larger uploads are refused (413)"
-    )
-    parser.add_argument(
-        "--no-dashboard", action="store_true", help="serve the interface below /v1/ only, no pages"
-    )
-    return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e7:
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}; expected seconds above 0, at most 10000000; write a number, such as 60  [E203]"
-        )
-    return value
-
-
-def _bytes(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value <= 0:
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}; expected a whole number of bytes above 0; write a number, such as {GIB}  [E203]"
-        )
-    return value
-
-
 def bind(address: ListenAddress) -> socket.socket:
     """A listening socket; a Unix socket is created 0660, readable by its group (the proxy) alone."""
     if address.unix_path is None:
@@ -434,6 +369,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure(args.log_level)
     try:
         listen = listen_address(args.listen_addr)
+        check_access(listen, args.worker_auth, args.ca_dir)
+        tokens = operator_tokens(args.operator_token_file, args.operator_token_env, os.environ)
         manifest, trainer = parts.read_manifest(args.manifest)
     except (ValueError, TrainingManifestError, OSError) as error:
         return _refuse(EXIT_CONFIG, str(error))
@@ -447,9 +384,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(
         listen=listen, manifest=args.manifest, db=args.db, store_root=args.store_root,
         incoming_root=args.incoming_root, index_path=args.index_path,
-        operator_token=os.environ.get(args.operator_token_env), stale_after_s=args.stale_after_s,
+        operator_token=tokens[0], former_operator_token=tokens[1], stale_after_s=args.stale_after_s,
         heartbeat_s=args.heartbeat_s, sweep_every_s=args.sweep_every_s, max_artifact_bytes=args.max_artifact_bytes,
-        dashboard=not args.no_dashboard,
+        dashboard=not args.no_dashboard, worker_auth=args.worker_auth, ca_dir=args.ca_dir,
+        host_limits=Limits(args.host_requests_per_min, args.host_uploads_at_once, args.host_bytes_per_day),
     )  # fmt: skip
     try:
         settings.db.parent.mkdir(parents=True, exist_ok=True)
@@ -461,6 +399,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             EXIT_UNAVAILABLE,
             f"another receiver (pid {error.pid}) serves {settings.db}; stop it, or use another --db",
         )
+    except PkiError as error:
+        return _refuse(EXIT_CONFIG, f"--ca-dir: {error}  [E206]")
     except (OSError, DatabaseError, BlobError, QueueUnavailable, sqlite3.Error) as error:
         return _refuse(EXIT_CANNOT_WRITE, str(error))
 
@@ -484,12 +424,27 @@ def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
         )
 
     class Server(uvicorn.Server):
-        """Answers the claims that wait before it lets the connections end."""
+        """Tells systemd how it is. Answers the claims that wait before it lets the connections end."""
+
+        watching: asyncio.Task[None] | None = None
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                manager.ready(f"serving on {listen}")
+                self.watching = asyncio.create_task(_keep_alive(manager, app.state.coordinator))
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if self.watching is not None:
+                self.watching.cancel()
+            manager.stopping("ending connections")
+            await super().shutdown(sockets)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             app.state.coordinator.stop_waiting()
             super().handle_exit(sig, frame)
 
+    manager = systemd()
     server = Server(server_config(app))
     for number in (signal.SIGTERM, signal.SIGINT):
         # Before uvicorn listens to signals one ends it as soon as it runs. After its orderly end it raises them once
@@ -504,6 +459,17 @@ def _serve(app: Starlette, queue: JobQueue, listen: ListenAddress) -> int:
     failpoint("receiver.closed")
     event(log, "receiver.stopped")
     return 0
+
+
+async def _keep_alive(manager: Systemd, app_parts: Coordinator) -> None:
+    """The parts that a sign of life to systemd speaks for."""
+    if manager.watchdog_s is not None:
+        await watchdog.keep_receiver(
+            manager,
+            writer_turn=lambda: app_parts.write(lambda: None),
+            reaper_age_s=app_parts.reaper_age_s,
+            reaper_limit_s=3 * app_parts.sweep_every_s,
+        )
 
 
 def _shown(bound: socket.socket) -> str:

@@ -22,6 +22,7 @@ from cis490.logs import event
 from training.fleet import (
     artifact_routes,
     claiming,
+    enrolment_routes,
     event_routes,
     expectations,
     health_details,
@@ -30,6 +31,9 @@ from training.fleet import (
     notify_routes,
     overview_routes,
     plan_routes,
+    provenance_routes,
+    provenance_store,
+    redaction,
     shadows,
     steering_routes,
     telemetry_routes,
@@ -49,6 +53,7 @@ from training.fleet.http_io import (
     decoded,
     host_of,
     one_header,
+    peer_of,
     read_body,
     require_operator,
     token_of,
@@ -80,8 +85,9 @@ async def claim(request: Request) -> Response:
     raw = await read_body(request)
     body = (_checked_known if len(raw) <= KNOWN_BYTES else _checked)(raw)
     asked = Asked(
-        host, body.capability, with_token, claim_request, min(max(body.wait_s, 0.0), wire.MAX_WAIT_S)
-    )
+        host, body.capability, with_token, claim_request, min(max(body.wait_s, 0.0), wire.MAX_WAIT_S),
+        peer_of(request),
+    )  # fmt: skip
     app = coordinator_of(request)
     is_known = host in app.queue.matcher.seen
     if is_known and body.usage is not None:
@@ -159,8 +165,10 @@ async def complete(request: Request) -> Response:
         raise Problem(400, fault)
     app = coordinator_of(request)
     done = await app.write(
-        lambda: app.queue.complete(
-            job_id, host, artifact_id=body.artifact_id, token=token, metrics=body.metrics, require_upload=True,
+        lambda: provenance_store.complete(
+            app.queue, app.authority, peer_of(request), job_id, host,
+            manifest_digest=app.manifest.digest if app.manifest else None,
+            artifact_id=body.artifact_id, token=token, metrics=body.metrics, require_upload=True,
             usage={"duration_s": body.duration_s, "peak_rss_mib": body.peak_rss_mib, "cpu_s": body.cpu_s},
         )
     )  # fmt: skip
@@ -230,7 +238,7 @@ async def jobs(request: Request) -> Response:
     `?limit=` and `?offset=` give a part of the list, and `total` beside it; with `?reasons=1` each entry has
     `waits_for`.
     """
-    app = coordinator_of(request)
+    app, peer = coordinator_of(request), peer_of(request)
     status, kind = _one_of(request, "status", STATUSES), _one_of(request, "kind", ROW_KINDS) or "job"
     limit, offset = _count(request, "limit"), _count(request, "offset")
     with_reasons = _one_of(request, "reasons", ("0", "1")) == "1"
@@ -243,7 +251,7 @@ async def jobs(request: Request) -> Response:
         told = [job_view(row, leases.get(row.job_id), app.queue.reference) for row in found]
         if with_reasons:
             told = waiting.with_reasons(app.queue, found, told)
-        out: dict[str, Any] = {"jobs": told}
+        out: dict[str, Any] = {"jobs": [redaction.job(peer, one) for one in told]}
         if limit is not None or offset is not None:
             counts = app.queue.counts(kind=kind)
             out["total"] = sum(counts.values()) if status is None else counts.get(status, 0)
@@ -273,7 +281,7 @@ def _one_of(request: Request, key: str, known: tuple[Word, ...]) -> Word | None:
 
 async def job(request: Request) -> Response:
     """One job in full: spec, attempts, audit trail."""
-    app, job_id = coordinator_of(request), request.path_params["id"]
+    app, job_id, peer = coordinator_of(request), request.path_params["id"], peer_of(request)
 
     def read() -> dict[str, Any] | None:
         row = app.queue.get(job_id)
@@ -289,7 +297,7 @@ async def job(request: Request) -> Response:
     found = await asyncio.to_thread(read)
     if found is None:
         raise Problem(404, f"no job {job_id[:80]}")
-    return answer({"job": found})
+    return answer({"job": redaction.job(peer, found)})
 
 
 async def models(request: Request) -> Response:
@@ -310,16 +318,18 @@ async def models(request: Request) -> Response:
 
 async def workers(request: Request) -> Response:
     """The last-seen capability of each host that called."""
-    app = coordinator_of(request)
-    rows = await asyncio.to_thread(app.queue.workers)
+    app, peer = coordinator_of(request), peer_of(request)
+    rows = [
+        row for row in await asyncio.to_thread(app.queue.workers) if redaction.sees_host(peer, row["host"])
+    ]
     return answer({"workers": [{**row, "usage": app.telemetry.usage(row["host"])} for row in rows]})
 
 
 async def health(request: Request) -> Response:
     """Alive; with a sentence under `disk`, `writer` or `reaper` for each of these that is in trouble."""
-    app = coordinator_of(request)
-    found: dict[str, Any] = {"status": "ok", **app.trouble()}
-    if request.query_params.get("details") == "1":
+    app, peer = coordinator_of(request), peer_of(request)
+    found = redaction.health(peer, {"status": "ok", **app.trouble()})
+    if request.query_params.get("details") == "1" and redaction.sees_details(peer):
         found["details"] = await asyncio.to_thread(health_details.details, app)
     return answer(found)
 
@@ -371,49 +381,51 @@ def _check_range(request: Request, size_bytes: int) -> None:
 async def cancel(request: Request) -> Response:
     """End a job; a worker that trains it learns so from its next heartbeat."""
     app, job_id = coordinator_of(request), request.path_params["id"]
-    require_operator(request, app.operator_token)
-    done = await app.write(lambda: app.queue.cancel(job_id))
+    actor = require_operator(request, app.operator_token)
+    done = await app.write(lambda: app.queue.cancel(job_id, actor=actor))
     app.changed()  # its host has a free slot again
-    return _operator_answer(job_id, "cancel", done)
+    return _operator_answer(job_id, "cancel", done, actor)
 
 
 async def requeue(request: Request) -> Response:
     """Try a job again with fresh budgets; completed work only with `{"force": true}`."""
     app, job_id = coordinator_of(request), request.path_params["id"]
-    require_operator(request, app.operator_token)
+    actor = require_operator(request, app.operator_token)
     body = await decode(request, wire.RequeueRequest, empty_ok=True)
-    done = await app.write(lambda: app.queue.requeue(job_id, force=body.force))
+    done = await app.write(lambda: app.queue.requeue(job_id, force=body.force, actor=actor))
     app.changed()
-    return _operator_answer(job_id, "requeue", done)
+    return _operator_answer(job_id, "requeue", done, actor)
 
 
 async def verify(request: Request) -> Response:
     """Let a completed job be trained once more, to compare; nothing about the job itself changes."""
     app, job_id = coordinator_of(request), request.path_params["id"]
-    require_operator(request, app.operator_token)
-    made = await app.write(lambda: shadows.start(app.queue, job_id))
+    actor = require_operator(request, app.operator_token)
+    made = await app.write(lambda: shadows.start(app.queue, job_id, actor=actor))
     if made.row is None:
         raise Problem(made.http_status, made.reason, ok=False, **made.told)
     app.changed()
     shadow = made.row
-    event(log, "job.verify", job_id=job_id[:12], shadow_job_id=shadow.job_id[:12], hosts=",".join(made.hosts))
+    event(
+        log, "job.verify", job_id=job_id[:12], shadow_job_id=shadow.job_id[:12], hosts=",".join(made.hosts), actor=actor
+    )  # fmt: skip
     return answer({"ok": True, "shadow_job_id": shadow.job_id, "name": shadow.name, "hosts": made.hosts})
 
 
-def _operator_answer(job_id: str, verb: str, done: Outcome) -> Response:
+def _operator_answer(job_id: str, verb: str, done: Outcome, actor: str) -> Response:
     if not done:
         raise Problem(done.http_status, done.reason, ok=False)
-    event(log, f"job.{verb}", job_id=job_id[:12])
+    event(log, f"job.{verb}", job_id=job_id[:12], actor=actor)
     return answer({"ok": True})
 
 
 async def reload(request: Request) -> Response:
     """Read the manifest again, with a plan only if it still holds; when something is wrong, nothing changes."""
     app = coordinator_of(request)
-    require_operator(request, app.operator_token)
+    actor = require_operator(request, app.operator_token)
     body = await decode(request, wire.ReloadRequest, empty_ok=True)
     try:
-        counts, found = await app.reload(body.plan)
+        counts, found = await app.reload(body.plan, actor=actor)
     except TrainingManifestError as error:
         raise plan_routes.faulty(error) from error
     except PlanRefused as error:
@@ -459,6 +471,8 @@ ROUTES: tuple[Endpoint, ...] = (
     *metrics_routes.ENDPOINTS,
     *notify_routes.ENDPOINTS,
     *artifact_routes.ENDPOINTS,
+    *enrolment_routes.ENDPOINTS,
+    *provenance_routes.ENDPOINTS,
 )
 
 LEASE_VERBS = {"heartbeat": heartbeat, "complete": complete, "fail": fail, "release": release}

@@ -219,6 +219,10 @@ class ModelStore:
         """How many bytes of this attempt's upload are there; the next range starts with this byte."""
         return await self._partials.offset_of(job_id, epoch, sha256)
 
+    def interrupt(self, job_id: str) -> None:
+        """End the uploads of this job that are under way, as `taken-over`."""
+        self._partials.interrupt(job_id)
+
     def stop_receiving(self) -> None:
         """End the uploads under way, each as `taken-over`: their senders go on when they are served again."""
         self._partials.stop()

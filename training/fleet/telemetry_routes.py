@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from training.fleet import host_view, overview
+from training.fleet import host_view, overview, redaction
 from training.fleet.coordinator import Coordinator
 from training.fleet.endpoint import Endpoint
 from training.fleet.host_history import STEP_S, STEPS
-from training.fleet.http_io import Problem, answer, decode, host_of, token_of
+from training.fleet.http_io import Problem, answer, decode, host_of, peer_of, token_of
 from training.fleet.lease_answers import coordinator_of, lease_answer
 from training.fleet.leases import same_token
 from training.fleet.log_store import MAX_POINTS_KEPT, LogStore, WrongOffset
@@ -82,6 +82,10 @@ def _may_append(app: Coordinator, job_id: str, host: str, token: str | None) -> 
 async def read_log(request: Request) -> Response:
     """The log of an attempt: `?epoch=` (default: the latest), from byte `?offset=` on, or the last `?tail=` bytes."""
     app, job_id = coordinator_of(request), request.path_params["id"]
+    if not redaction.sees_logs(peer_of(request)):
+        raise Problem(
+            403, "logs are for operators: they may hold data and paths; a reader sees how attempts ended"
+        )
     limit = min(_number(request, "limit") or MAX_LOG_BYTES, MAX_READ_BYTES)
     tail, offset = _number(request, "tail"), _number(request, "offset") or 0
     row, attempt, epochs = await _attempt_of(app, request)

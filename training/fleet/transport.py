@@ -27,6 +27,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
+from training.fleet.tls import ENDED, TlsConnection, TlsSettings
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -110,6 +112,10 @@ class _HttpsConnection(_Kept, http.client.HTTPSConnection):
     """HTTP over TLS."""
 
 
+class _LabConnection(_Kept, TlsConnection):
+    """HTTP over TLS to our own receiver."""
+
+
 class _UnixConnection(_Kept, http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -128,11 +134,18 @@ class _UnixConnection(_Kept, http.client.HTTPConnection):
 class Transport:
     """Sends requests to one receiver; may be shared by threads."""
 
-    def __init__(self, base_url: str, own_headers: Mapping[str, str], timeout_s: float) -> None:
-        """ValueError when `base_url` is not an address that `FleetClient` describes."""
+    def __init__(
+        self,
+        base_url: str,
+        own_headers: Mapping[str, str],
+        timeout_s: float,
+        tls: TlsSettings | None = None,
+    ) -> None:
+        """`tls`: for https, in place of the machine's own trust. ValueError when `base_url` is not an address that
+        `FleetClient` describes."""
         self.base_url = base_url
         self.timeout_s = timeout_s
-        self._connect, self._prefix = _address(base_url)
+        self._connect, self._prefix = _address(base_url, tls)
         self._own_headers = {"Accept": "application/json", **own_headers}
         self._local = threading.local()
         self._waiting: socket.socket | None = None
@@ -151,8 +164,10 @@ class Transport:
 
     def clock(self, path: str) -> float | None:
         """The other side's clock by the `Date` header of an answer: UTC, whole seconds. None when it sends none."""
-        fresh = contextlib.closing(self._connect(self.timeout_s))
-        with _network_errors(self.where("GET", path)), fresh as connection:
+        with (
+            _network_errors(self.where("GET", path)),
+            contextlib.closing(self._connect(self.timeout_s)) as connection,
+        ):
             connection.request("GET", self._prefix + path, headers=self._own_headers)
             text = connection.getresponse().getheader("date")
         try:
@@ -243,8 +258,10 @@ class Transport:
         """This thread's connection, open, and whether it was opened just now."""
         kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if kept is not None and kept.sock is not None:
-            kept.sock.settimeout(timeout_s)
-            return kept, False
+            if not isinstance(kept, TlsConnection) or kept.is_current:
+                kept.sock.settimeout(timeout_s)
+                return kept, False
+            self.close()  # the certificate was renewed: the old one may end while this connection lives
         fresh = self._connect(self.timeout_s)
         fresh.connect()
         fresh.sock.settimeout(timeout_s)
@@ -252,6 +269,10 @@ class Transport:
         return fresh, True
 
     # -- transfers: a connection each, since they end early or late --------------------------------------
+
+    def _opened(self, where: str) -> http.client.HTTPConnection:
+        with _network_errors(where):
+            return self._connect(self.timeout_s)
 
     def send_file(
         self,
@@ -269,7 +290,7 @@ class Transport:
         if offset:
             span = f"{offset}-{total - 1}" if offset < total else "*"
             sent["Content-Range"] = f"bytes {span}/{total}"
-        with contextlib.closing(self._connect(self.timeout_s)) as connection:
+        with contextlib.closing(self._opened(where)) as connection:
             with _network_errors(where):
                 connection.putrequest("PUT", self._prefix + path)
                 for name, value in sent.items():
@@ -287,7 +308,7 @@ class Transport:
         """GET to `target` by way of `target`.partial, so that `target` is whole when it is there; its size."""
         where = self.where("GET", path)
         partial = target.with_name(target.name + ".partial")
-        with contextlib.closing(self._connect(self.timeout_s)) as connection:
+        with contextlib.closing(self._opened(where)) as connection:
             with _network_errors(where):
                 connection.request("GET", self._prefix + path, headers={**self._own_headers, "Accept": "*/*"})
                 response = connection.getresponse()
@@ -313,7 +334,7 @@ class Transport:
         Raises Unreachable when the connection breaks or nothing came for `silence_s`. Closing the iterator hangs up.
         """
         where = self.where("GET", path)
-        with contextlib.closing(self._connect(self.timeout_s)) as connection:
+        with contextlib.closing(self._opened(where)) as connection:
             with _network_errors(where):
                 connection.request("GET", self._prefix + path, headers={**self._own_headers, **headers})
                 response = connection.getresponse()
@@ -326,7 +347,9 @@ class Transport:
                 yield line
 
 
-def _address(base_url: str) -> tuple[Callable[[float], http.client.HTTPConnection], str]:
+def _address(
+    base_url: str, tls: TlsSettings | None
+) -> tuple[Callable[[float], http.client.HTTPConnection], str]:
     """(what opens a connection with a timeout, prefix of every path)."""
     expected = "expected http://HOST:PORT, https://HOST[:PORT] or unix:/path/to.sock"
     if base_url.startswith("unix:"):
@@ -345,6 +368,10 @@ def _address(base_url: str) -> tuple[Callable[[float], http.client.HTTPConnectio
         raise ValueError(f"the receiver address must not hold a user name or password; {expected}")
     if url.scheme not in ("http", "https") or not name or url.query or url.fragment:
         raise ValueError(f"receiver address {base_url!r} cannot be used; {expected}")
+    if tls is not None and url.scheme == "https":
+        return lambda timeout_s: _LabConnection(name, port, tls, tls.current(), timeout_s), url.path.rstrip(
+            "/"
+        )
     kind = _HttpsConnection if url.scheme == "https" else _HttpConnection
     return lambda timeout_s: kind(name, port, timeout=timeout_s), url.path.rstrip("/")
 
@@ -395,7 +422,7 @@ def _push(connection: http.client.HTTPConnection, file: BinaryIO, offset: int, c
     try:
         # By the kernel alone where it can (no copy through this process); by reading and sending over TLS.
         sent = connection.sock.sendfile(file, offset, count)
-    except ConnectionError:
+    except ENDED:
         return 0  # the answer may be here all the same; if not, getresponse says so
     except OSError as error:
         if error.errno == errno.EIO:  # of the file; the network has other names for what goes wrong

@@ -17,9 +17,19 @@ from cis490.logs import event
 from training.fleet import wire_headers
 from training.fleet.arriving import Arriving
 from training.fleet.coordinator import Coordinator
-from training.fleet.http_io import Problem, answer, content_length_of, drain, host_of, one_header, token_of
+from training.fleet.http_io import (
+    Problem,
+    answer,
+    content_length_of,
+    drain,
+    host_of,
+    one_header,
+    peer_of,
+    token_of,
+)
 from training.fleet.lease_answers import coordinator_of, lease_answer
 from training.fleet.ledger import QueueUnavailable
+from training.fleet.peers import Peer
 from training.fleet.rows import JobRow, Outcome
 from training.fleet.store import IngestResult
 
@@ -115,18 +125,22 @@ async def _upload(request: Request, body: Arriving) -> Response:
         )
     if app.ballast is not None and not app.ballast.is_held:
         raise Problem(507, app.ballast.refusal)
-    result = await app.store.ingest_stream(
-        job_id=job_id, model=row.model, mode=row.mode, worker=host, expected_sha256=expected,
-        body=body, max_bytes=app.max_artifact_bytes, epoch=row.epoch, generation=row.generation,
-        provenance=_provenance(row),
-        offset=piece.offset, is_last=piece.is_last, announced_bytes=piece.size_bytes,
-    )  # fmt: skip
+    peer = peer_of(request)
+    with app.open_requests.enter(peer, lambda: app.store.interrupt(job_id)):
+        result = await app.store.ingest_stream(
+            job_id=job_id, model=row.model, mode=row.mode, worker=host, expected_sha256=expected,
+            body=body, max_bytes=app.max_artifact_bytes, epoch=row.epoch, generation=row.generation,
+            provenance=_provenance(row),
+            offset=piece.offset, is_last=piece.is_last, announced_bytes=piece.size_bytes,
+        )  # fmt: skip
+    if result.status == "taken-over" and not app.counts(peer):
+        raise Problem(401, _no_longer(peer))
     if result.status not in ("stored", "already-present"):
         return _not_stored(app, job_id, result, expected)
     artifact_id = result.artifact_id or expected
     failpoint("upload.before_record")
     recorded = await app.write(
-        lambda: _record(app, job_id, host, token, row.epoch, artifact_id, result.size_bytes)
+        lambda: _record(app, peer, job_id, host, token, row.epoch, artifact_id, result.size_bytes)
     )
     failpoint("upload.recorded")
     if not recorded:  # given to another, cancelled or requeued while the body arrived
@@ -156,14 +170,21 @@ def _provenance(row: JobRow) -> dict[str, object]:
     return found
 
 
+def _no_longer(peer: Peer) -> str:
+    return f"the certificate of {peer} was revoked or ended while this upload arrived"
+
+
 def _record(
-    app: Coordinator, job_id: str, host: str, token: str | None, epoch: int, artifact_id: str, size_bytes: int
-) -> Outcome:
+    app: Coordinator, peer: Peer, job_id: str, host: str, token: str | None, epoch: int, artifact_id: str,
+    size_bytes: int,
+) -> Outcome:  # fmt: skip
     """In the writer: the upload counts if its attempt still does."""
     if app.store.size_of(artifact_id) is None:  # retention took it away in between; see gc.Cleaner._take_away
         raise QueueUnavailable(f"artifact {artifact_id[:12]} was just removed as an old one; send it again")
     # Also for an attempt that has ended meanwhile: retention then knows whose the file is.
     app.queue.record_upload(job_id, epoch, artifact_id, size_bytes)
+    if not app.counts(peer):
+        return Outcome(False, http_status=401, reason=_no_longer(peer))
     holder = app.queue.standing(job_id, host, token)
     if not holder or holder.row is None:
         return holder

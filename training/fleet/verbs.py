@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from training.fleet import naming
 from training.fleet.client import FleetClient, FleetError, Refused, Unreachable
+from training.fleet.credential_places import ABOUT, OPERATOR_TOKEN
 from training.fleet.exits import (
     DEFAULT_URL,
     REFUSED,
@@ -20,6 +21,7 @@ from training.fleet.exits import (
     USAGE,
     Stop,
 )
+from training.fleet.place import Place, client_of, ends_soon, place_of, token_of
 from training.fleet.tables import safe
 from training.fleet.verb import Call, Terminal, own_terminal, said, view_of
 
@@ -51,6 +53,9 @@ ACTS: Mapping[str, str] = {
     "notify": "verbs_change:notify",
     "gc": "verbs_steering:gc",
     "doctor": "verbs_doctor:act",
+    "hosts": "verbs_identities:hosts",
+    "operators": "verbs_identities:operators",
+    "verify-provenance": "verbs_provenance:verify",
 }
 """Verb -> module of `training.fleet` and function: only what is asked for is imported."""
 
@@ -62,20 +67,29 @@ def act_of(verb: str) -> Callable[[Call], int]:
     return found
 
 
-def carry_out(args: argparse.Namespace, url: str, terminal: Terminal) -> int:
-    """Carry out `args.verb` at the receiver `url`; returns OK. Raises Stop for whatever else may come of it."""
+def carry_out(args: argparse.Namespace, terminal: Terminal) -> int:
+    """Carry out `args.verb` at the receiver; returns OK. Raises Stop for whatever else may come of it."""
     view = view_of(terminal)
-    client = FleetClient(DEFAULT_URL) if args.verb in OFFLINE else _client(args, url, terminal)
+    is_offline = args.verb in OFFLINE or (args.verb == "verify-provenance" and _is_here(args.record))
+    if is_offline:
+        place = Place(DEFAULT_URL)
+    else:
+        place = place_of(getattr(args, "url", None), getattr(args, "credentials", None), terminal.env)
+    client = FleetClient(DEFAULT_URL) if is_offline else _client(args, place, terminal)
+    if place.folder is not None and (warning := ends_soon(place.folder, terminal.wall_s())):
+        print(f"cis490-jobs: {safe(warning)}", file=terminal.err)
     try:
         return act_of(args.verb)(Call(args, client, terminal, view))
     except naming.NotNamed as fault:
         raise Stop(USAGE, *fault.lines, error_code="E003" if fault.candidates else "E002") from fault
     except Unreachable as fault:
-        raise Stop(UNREACHABLE, *_unreachable(url, safe(str(fault))), error_code="E004") from fault
+        raise Stop(UNREACHABLE, *_unreachable(place, safe(str(fault))), error_code="E004") from fault
     except Refused as refusal:
-        code = {401: "E005", 403: "E006"}.get(refusal.status, "E007")
+        own_code = safe(str(refusal.body.get("code") or ""))  # its sentence names what to type
+        code = own_code or {401: "E005", 403: "E006"}.get(refusal.status, "E007")
         text = f"{args.verb}: {safe(said(refusal))}"
-        raise Stop(REFUSED, text, *_token_hint(refusal), error_code=code) from refusal
+        hints = [] if own_code else _token_hint(refusal, place)
+        raise Stop(REFUSED, text, *hints, error_code=code) from refusal
     except FleetError as fault:
         raise Stop(REFUSED, f"{args.verb}: {safe(str(fault))}") from fault
     finally:
@@ -86,31 +100,31 @@ OFFLINE = ("explain", "completion")
 """Verbs that ask no receiver."""
 
 
-def _client(args: argparse.Namespace, url: str, terminal: Terminal) -> FleetClient:
-    token = _token(terminal.env)
+def _is_here(word: str) -> bool:
+    """Whether a record to verify lies on this machine."""
+    from training.fleet.verbs_provenance import is_offline
+
+    return is_offline(word)
+
+
+def _client(args: argparse.Namespace, place: Place, terminal: Terminal) -> FleetClient:
+    token = token_of(place.folder, terminal.env)
     try:
-        return FleetClient(url, operator_token=token)
+        return client_of(place, token)
     except ValueError as fault:
-        source = "--url" if getattr(args, "url", None) else f"${URL_VARIABLE}"
         hint = f"  next: cis490-jobs --url {DEFAULT_URL} {args.verb}"
-        raise Stop(USAGE, f"{source}: {safe(str(fault))}", hint, error_code="E001") from fault
+        raise Stop(USAGE, f"{place.source}: {safe(str(fault))}", hint, error_code="E001") from fault
 
 
-def _token(env: Mapping[str, str]) -> str | None:
-    token = env.get(TOKEN_VARIABLE, "").strip()
-    if not (token.isascii() and token.isprintable()) and token:
-        at = next(at for at, char in enumerate(token) if not (char.isascii() and char.isprintable()))
-        raise Stop(
-            USAGE,
-            f"${TOKEN_VARIABLE}: character {at + 1} of {len(token)} is one that no header can carry; "
-            "expected printable ASCII",
-            f"  next: export {TOKEN_VARIABLE}=...   (set it anew, without quotes and line ends)",
-            error_code="E008",
-        )
-    return token or None
-
-
-def _unreachable(url: str, fault: str) -> list[str]:
+def _unreachable(place: Place, fault: str) -> list[str]:
+    url = place.url
+    if place.folder is not None and url.startswith("https:"):
+        return [
+            f"no receiver answers at {url}",
+            f"  {fault}",
+            "  on its machine: systemctl status cis490-trainer-receiver cis490-caddy",
+            f"  it is elsewhere? cis490-jobs --url https://HOST:PORT ..., or `url` in {place.folder / ABOUT}",
+        ]
     return [
         f"no receiver answers at {url}",
         f"  {fault}",
@@ -120,7 +134,12 @@ def _unreachable(url: str, fault: str) -> list[str]:
     ]
 
 
-def _token_hint(refusal: Refused) -> list[str]:
+def _token_hint(refusal: Refused, place: Place) -> list[str]:
+    if place.folder is not None and refusal.status == 401:
+        file = place.folder / OPERATOR_TOKEN
+        return [f"  next: put the operator token into {file} (mode 0600), or: export {TOKEN_VARIABLE}=..."]
+    if place.folder is not None and refusal.status == 403:
+        return []  # the sentence names the role that would do
     if refusal.status == 401:
         return [f"  next: export {TOKEN_VARIABLE}=...   (the value the receiver was started with)"]
     if refusal.status == 403:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from training.fleet import capability, doctor, doctor_worker
+from training.fleet import capability, credentials, doctor, doctor_identity, doctor_worker
 from training.fleet.capability import Survey
 from training.fleet.client import FleetError, Refused, Unreachable
 from training.fleet.doctor import RECEIVER_UNIT, Finding
@@ -24,9 +25,12 @@ NO_JOB = "doctor"
 
 def act(call: Call) -> int:
     """Look at what is on this machine, or only at what was asked for, and at the receiver; 1 when there is a fault."""
-    env = {**doctor.service_env(), **call.terminal.env}
+    services = doctor.service_env()
+    env = {**services, **call.terminal.env}
+    # The credentials of the shell are the command line's own, as a rule an operator's.
+    worker_has = services.get(credentials.VARIABLE)
     try:
-        own = doctor_worker.settings(call.args, env)
+        own = doctor_worker.settings(call.args, env, Path(worker_has) if worker_has else None)
     except SettingsError as error:
         raise Stop(USAGE, f"doctor: {error}") from error
     findings: list[Finding] = []
@@ -51,6 +55,10 @@ def act(call: Call) -> int:
         checks = doctor_worker.checks(own, survey, call.terminal.wall_s())
         findings += doctor.examine(doctor_worker.AREA, checks)
         digest = surveys[0].capability.trainer_digest if surveys else None
+    if call.client.credentials is not None:
+        findings += doctor.examine(
+            AREA, doctor_identity.checks(AREA, call.client.credentials, call.terminal.wall_s())
+        )
     overview: dict[str, Any] = {}
     findings += doctor.examine(AREA, {"receiver": lambda: _remote(call, overview, file_digest)})
     if is_worker and overview:
@@ -132,7 +140,7 @@ def _clock(call: Call) -> Iterator[Finding]:
 
 def _token(call: Call) -> Iterator[Finding]:
     """Asked with an operator's verb for a job that does not exist, which changes nothing."""
-    if not call.terminal.env.get(TOKEN_VARIABLE, "").strip():
+    if not call.client.has_operator_token:
         text = f"${TOKEN_VARIABLE} is not set here: only the verbs that look will work"
         yield Finding(
             AREA, "operator token", "WARN", text, "set -a; . /etc/cis490/trainer-receiver.env; set +a"

@@ -52,17 +52,32 @@ def _zstd(verb: str) -> ModuleType:
 
 
 def pull(call: Call) -> int:
-    """Download an artifact, verify it and unpack it."""
+    """Download an artifact, verify it and unpack it; with its signed record, where there is one."""
     bundles = _zstd("pull")
+    from training.fleet import pulled_record as records
+
     progress = Meter("downloading", call.terminal.err, now_s=call.terminal.now_s)
     try:
         artifact, name = naming.artifact_of(call.client.jobs(), call.args.what)
         folder = Path(call.args.out or f"{name}-{artifact[:12]}")
-        files, metrics = bundles.pull(call.client, artifact, folder, progress)
+        record = records.of_artifact(call, artifact)
+        keep = call.args.keep_bundle
+        files, metrics = bundles.pull(call.client, artifact, folder, progress, keep_bundle=keep)
         leaky = bundles.is_leaky(folder)
+        record.write(folder)
     except (bundles.PullError, naming.NoArtifact) as fault:
         raise Stop(REFUSED, *safe_lines(str(fault))) from fault
+    told = {
+        "artifact_id": artifact,
+        "folder": str(folder),
+        "files": files,
+        "metrics": metrics,
+        "leaky": leaky,
+    }
     return call.say(
-        {"artifact_id": artifact, "folder": str(folder), "files": files, "metrics": metrics, "leaky": leaky},
-        lambda: render_job.pulled(call.view, artifact, str(folder), files, metrics, leaky=leaky),
+        told | {"provenance": record.as_json()},
+        lambda: [
+            *render_job.pulled(call.view, artifact, str(folder), files, metrics, leaky=leaky),
+            *record.lines(call.view, str(folder)),
+        ],
     )

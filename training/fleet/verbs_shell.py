@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
-from training.fleet.client import FleetClient, FleetError
+from training.fleet.client import FleetError
 from training.fleet.completion import EMPTY, SCRIPTS, candidates
-from training.fleet.exits import DEFAULT_URL, OK, URL_VARIABLE
+from training.fleet.exits import OK, Stop
+from training.fleet.place import Place, client_of, place_of
 from training.fleet.verb import Call
 
 PATIENCE_S = 0.7
@@ -30,8 +31,9 @@ def complete(
 
     def ask(kind: str) -> Iterable[str]:
         try:
-            return _known(kind, _url(words, env))
-        except (FleetError, ValueError, TypeError, LookupError, OSError, ImportError):
+            place = place_of(_option(words, "--url"), _option(words, "--credentials"), env)
+            return _known(kind, place)
+        except (FleetError, Stop, ValueError, TypeError, LookupError, OSError, ImportError):
             return []  # a shell that is asked to complete a word has nowhere to show an error
 
     for line in candidates(parser, words, ask):
@@ -39,16 +41,16 @@ def complete(
     return OK
 
 
-def _url(words: Sequence[str], env: Mapping[str, str]) -> str:
+def _option(words: Sequence[str], name: str) -> str | None:
     for at, word in enumerate(words):
-        if word == "--url" and at + 1 < len(words):
+        if word == name and at + 1 < len(words):
             return words[at + 1]
-        if word.startswith("--url="):
-            return word.removeprefix("--url=")
-    return env.get(URL_VARIABLE) or DEFAULT_URL
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
+    return None
 
 
-def _known(kind: str, url: str) -> list[str]:
+def _known(kind: str, place: Place) -> list[str]:
     """The names of that kind, as far as they are printable: what a host calls itself must not reach a shell raw."""
     if kind == "states":
         from training.fleet.types import STATUSES
@@ -58,7 +60,7 @@ def _known(kind: str, url: str) -> list[str]:
         from training.fleet.codes import CODES
 
         return list(CODES)
-    client = FleetClient(url, timeout_s=PATIENCE_S)
+    client = client_of(place, None, PATIENCE_S)
     try:
         if kind == "hosts":
             found = [str(row.get("host")) for row in client.overview()["hosts"]]

@@ -164,6 +164,40 @@ class PauseRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """`POST /v1/enrol/join`."""
+
+    secret: str = field(repr=False)
+    role: str
+    name: str
+    csr_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenewRequest:
+    """`POST /v1/enrol/renew`."""
+
+    csr_pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLateRequest:
+    """`POST /v1/enrol/renew-late`."""
+
+    certificate_pem: str
+    csr_pem: str
+    signature: str
+    """base64 of ECDSA with SHA-256, in DER, by the former key over `cis490-renew-late-1`, a line feed and `csr_pem`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeRequest:
+    """`POST /v1/identity/{role}/{name}/revoke`; the body may be empty."""
+
+    reason: str = "revoked by the operator"
+
+
+@dataclass(frozen=True, slots=True)
 class GcRequest:
     """`POST /v1/gc`; the body may be empty, which removes nothing."""
 

@@ -26,21 +26,25 @@ from cis490 import logs
 from cis490.clock import Clock, SystemClock
 from cis490.failpoints import failpoint
 from cis490.logs import event
+from cis490.sd_notify import systemd
 from training.fleet.attempt import Attempt, DatasetSource, LeaseLost, Tools, Unpacked, start_trainer
 from training.fleet.capability import CODE_ROOT, Survey, survey
 from training.fleet.checkpoint_folders import is_kept_without_lease
-from training.fleet.client import FleetClient, FleetError, backoff_s
+from training.fleet.client import FleetClient, FleetError, Refused, backoff_s
+from training.fleet.credentials import CredentialsError
 from training.fleet.delivery import Delivery, Postbox
 from training.fleet.host_facts import git_commit
 from training.fleet.lease_keeper import Heart, LeaseKeeper
 from training.fleet.log_feed import LogFeed, LogSink
+from training.fleet.renewal import Renewer
 from training.fleet.reports import Usage
 from training.fleet.stopping import Stop
 from training.fleet.types import Capability
 from training.fleet.usage import UsageMeter
+from training.fleet.watchdog import WorkerWatch
 from training.fleet.wire import ClaimAnswer, CompleteRequest, FailRequest, ReleaseRequest
 from training.fleet.worker_recovery import ending_kind, recover
-from training.fleet.worker_settings import SettingsError, WorkerSettings, read
+from training.fleet.worker_settings import SettingsError, WorkerSettings, log_file, read
 from training.fleet.worker_state import Ending, InUse, LeaseRecord, StateFolder, record_of
 
 logger = logging.getLogger("training.fleet.worker")  # also when run with -m
@@ -101,6 +105,8 @@ class Worker:
         self._surveyed_s = -math.inf
         self._commit: str | None = None
         self._claim_failures = 0
+        self._claim_failed_by: int | None = None
+        """The status of the last refusal; None when there was no answer."""
         self._disk_failures = 0
         self._knows_claim = False
         """Whether this process has sent the claim that stands in the state folder, or had an answer to it."""
@@ -218,10 +224,11 @@ class Worker:
     def _claim_failed(self, error: FleetError) -> None:
         if self._stop.requested:
             return
-        if self._claim_failures == 0:  # one line when it begins, one when it is over
+        kind = error.status if isinstance(error, Refused) else None
+        if self._claim_failures == 0 or kind != self._claim_failed_by:  # a line for each, and one at the end
             event(logger, "worker.claim_failing", level=logging.WARNING, reason=str(error))
         pause_s = max(self._settings.poll_s, backoff_s(self._claim_failures, self._around.random01()))
-        self._claim_failures += 1
+        self._claim_failures, self._claim_failed_by = self._claim_failures + 1, kind
         self._stop.wait(pause_s)
 
     def _idle(self, asked_s: float) -> bool:
@@ -364,7 +371,9 @@ class Worker:
 def build(settings: WorkerSettings, state: StateFolder, stop: Stop) -> Worker:
     """A worker on this machine. Raises SettingsError for a receiver address that cannot be used."""
     try:
-        client = FleetClient(settings.receiver_url, host=settings.host)
+        client = FleetClient(settings.receiver_url, host=settings.host, credentials=settings.credentials)
+    except CredentialsError as error:  # `read` has looked at them, a moment ago
+        raise SettingsError(f"--credentials: {error}  [E040]") from None
     except ValueError as error:
         hint = "write --receiver-url http://HOST:8445"
         raise SettingsError(f"{settings.receiver_url_source}: {error}; {hint}  [E212]") from None
@@ -393,16 +402,22 @@ def build(settings: WorkerSettings, state: StateFolder, stop: Stop) -> Worker:
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Entry point; returns the exit code."""
     try:
+        logs.configure("INFO", log_file(argv, environ))
         settings = read(argv, environ)
+    except OSError as error:
+        return _refuse(EXIT_CONFIG, f"--log-file: {error}")
     except SettingsError as error:
         return _refuse(EXIT_CONFIG, str(error))
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_file)
+    manager = systemd()
     stop = Stop()
     stop.listen()
     try:
         state = StateFolder(settings.state_dir)
         with state.locked():
-            build(settings, state, stop).run()
+            worker = build(settings, state, stop)
+            with WorkerWatch(manager, stop.unseen_s), _renewing(settings):
+                worker.run()
     except InUse as error:
         return _refuse(EXIT_IN_USE, str(error))
     except SettingsError as error:
@@ -414,8 +429,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     return 0
 
 
+def _renewing(settings: WorkerSettings) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if settings.credentials is None else Renewer(settings.credentials)
+
+
 def _refuse(code: int, text: str) -> int:
     print(f"cis490 worker: {text}", file=sys.stderr)
+    if logs.goes_into_a_file():  # of a service on Windows nobody sees standard error
+        event(logger, "worker.refused", level=logging.CRITICAL, code=code, reason=text)
     return code
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cis490.files import is_safe_name
+from training.fleet import credentials
 from training.fleet.capability import TRAINER_MODULE
 
 DEFAULT_RECEIVER_URL = "http://127.0.0.1:8445"
@@ -35,6 +36,10 @@ class WorkerSettings:
     log_level: str
     receiver_url_source: str = "--receiver-url"
     """The option, or the variable that the address came from: for a message about it."""
+    credentials: Path | None = None
+    """The folder with this host's identity; None: without a certificate."""
+    log_file: Path | None = None
+    """None: standard error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Option:
 OPTIONS: tuple[Option, ...] = (
     Option("--receiver-url", "CIS490_RECEIVER_URL", DEFAULT_RECEIVER_URL, "URL",
            "the receiver: http://HOST:PORT, https://HOST or unix:/path/to.sock"),
+    Option("--credentials", credentials.VARIABLE, None, "DIR",
+           "folder with this host's certificate, made by `python -m training.fleet.join`; it names receiver and host"),
     Option("--state-dir", "CIS490_WORKER_STATE_DIR", DEFAULT_STATE_DIR, "DIR",
            "folder for leases, data sets and results on their way; one worker each"),
     Option("--host", "CIS490_HOST", None, "NAME",
@@ -64,6 +71,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("--max-frozen-s", "CIS490_MAX_FROZEN_S", None, "SECONDS",
            "give a job back whose trainer was frozen for so long, since the receiver was away (default: never)"),
     Option("--log-level", "CIS490_LOG_LEVEL", "INFO", "LEVEL", "one of " + ", ".join(LEVELS)),
+    Option("--log-file", "CIS490_LOG_FILE", None, "FILE",
+           "write the log there instead of on standard error; at 10 MiB it becomes FILE.1"),
 )  # fmt: skip
 """An option on the command line wins over its variable. `--once` is a flag only."""
 
@@ -97,6 +106,9 @@ def read(
         for option in OPTIONS
         if given[option.flag] or environ.get(option.env)
     }
+    folder = Path(values["--credentials"]).absolute() if values["--credentials"] else None
+    if folder is not None:
+        _take_from(folder, values, named)
     host = values["--host"] or hostname()
     if not is_safe_name(host):
         rule = "1 to 64 of A-Z a-z 0-9 . _ - without a leading dot"
@@ -125,6 +137,43 @@ def read(
         ),
         receiver_url_source=named.get("--receiver-url", "--receiver-url"),
         log_level=level,
+        credentials=folder,
+        log_file=log_file(argv, environ),
+    )
+
+
+def log_file(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Path | None:
+    """Where the log is to go, known before the other settings are judged: what is wrong with them belongs there."""
+    values, _ = parser().parse_known_args(argv)
+    found = vars(values)["--log-file"] or environ.get("CIS490_LOG_FILE")
+    return Path(found).absolute() if found else None
+
+
+def _take_from(folder: Path, values: dict[str, str], named: dict[str, str]) -> None:
+    """Receiver and name as the credentials say them. A receiver's address that was given wins; a name must agree."""
+    source = named["--credentials"]
+    try:
+        about = credentials.read_about(folder)
+        credentials.context_of(folder)
+    except credentials.CredentialsError as error:
+        raise unusable(source, folder, str(error)) from None
+    if about.role != "host":
+        raise unusable(source, folder, f"it belongs to the {about.role} {about.name}")
+    if "--receiver-url" not in named:
+        values["--receiver-url"], named["--receiver-url"] = about.url, str(folder / credentials.ABOUT)
+    if values["--host"] and values["--host"] != about.name:
+        raise _fault(
+            named["--host"], values["--host"], f"{about.name}, the name in {folder / credentials.ABOUT}",
+            f"pass --host {about.name}, or leave it out",
+        )  # fmt: skip
+    values["--host"] = about.name
+
+
+def unusable(source: str, folder: Path, reason: str) -> SettingsError:
+    """Credentials with which no worker can work."""
+    return SettingsError(
+        f"{source}: found {str(folder)!r}: {reason}; expected the folder that `python -m training.fleet.join` has made "
+        "for this host; pass that one, or get a token for it: cis490-jobs hosts add NAME  [E040]"
     )
 
 

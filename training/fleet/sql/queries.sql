@@ -193,6 +193,10 @@ SELECT 1 FROM upload WHERE job_id = :job_id AND epoch = :epoch AND artifact_id =
 -- name: uploads_of
 SELECT job_id, epoch, size_bytes, at FROM upload WHERE artifact_id = :artifact_id ORDER BY at;
 
+-- name: uploads_since
+SELECT attempt.host, upload.size_bytes, upload.at FROM upload JOIN attempt USING (job_id, epoch)
+WHERE upload.at > :after;
+
 -- name: worker_seen
 INSERT INTO worker (host, capability, first_seen_at, last_seen_at) VALUES (:host, :capability, :at, :at)
 ON CONFLICT (host) DO UPDATE SET capability = excluded.capability, last_seen_at = excluded.last_seen_at;
@@ -382,3 +386,76 @@ INSERT INTO gc_run (one, at) VALUES (1, :at) ON CONFLICT (one) DO UPDATE SET at 
 
 -- name: gc_last
 SELECT at FROM gc_run;
+
+-- name: identities_revoked
+-- Every identity that was ever revoked, once for each certificate of it that counts nevertheless (or once with NULL).
+SELECT r.role, r.name, r.reason, c.serial FROM revoked_identities r
+LEFT JOIN certificates c ON c.role = r.role AND c.name = r.name AND c.revoked_at IS NULL;
+
+-- name: provenance_add
+INSERT INTO provenance (job_id, epoch, artifact_id, envelope) VALUES (:job_id, :epoch, :artifact_id, :envelope)
+ON CONFLICT (job_id, epoch) DO NOTHING;
+
+-- name: provenance_of
+SELECT envelope FROM provenance WHERE artifact_id = :artifact_id ORDER BY job_id, epoch;
+
+-- name: provenance_missing
+-- Completed attempts with this artifact that nothing was signed for: there was no key at hand then.
+SELECT * FROM attempt WHERE artifact_id = :artifact_id AND outcome = 'completed' AND NOT EXISTS (
+    SELECT 1 FROM provenance WHERE provenance.job_id = attempt.job_id AND provenance.epoch = attempt.epoch);
+
+-- name: join_token_add
+INSERT INTO join_tokens (token_id, secret_sha256, role, name, created_at, expires_at)
+VALUES (:token_id, :secret_sha256, :role, :name, :now, :expires_at);
+
+-- name: join_token_get
+SELECT token_id, secret_sha256, role, name, expires_at, used_at, key_id FROM join_tokens WHERE token_id = :token_id;
+
+-- name: join_token_use
+-- The first key wins: no row changed means that the token was used by another one in between.
+UPDATE join_tokens SET used_at = coalesce(used_at, :now), key_id = :key_id
+WHERE token_id = :token_id AND (key_id IS NULL OR key_id = :key_id);
+
+-- name: join_tokens_end
+-- Of a revoked identity: neither a token that waits nor the one it joined with opens the door again, not even when
+-- the clock is set back afterwards.
+UPDATE join_tokens SET expires_at = 0 WHERE role = :role AND name = :name;
+
+-- name: join_tokens_forget
+DELETE FROM join_tokens WHERE created_at < :before;
+
+-- name: join_tokens_open
+SELECT role, name, max(expires_at) AS expires_at FROM join_tokens
+WHERE used_at IS NULL AND expires_at > :now GROUP BY role, name;
+
+-- name: certificate_add
+INSERT INTO certificates (serial, role, name, key_id, not_before, not_after, issued_at, how)
+VALUES (:serial, :role, :name, :key_id, :not_before, :not_after, :issued_at, :how);
+
+-- name: certificates_all
+SELECT * FROM certificates ORDER BY role, name, issued_at, serial;
+
+-- name: certificates_ends
+-- Of each host that has one which was not revoked: when the last of them ends.
+SELECT name, max(not_after) AS not_after FROM certificates
+WHERE role = 'host' AND revoked_at IS NULL GROUP BY name;
+
+-- name: certificates_revoke
+UPDATE certificates SET revoked_at = :now, revoked_reason = :reason
+WHERE role = :role AND name = :name AND revoked_at IS NULL;
+
+-- name: certificates_forget
+DELETE FROM certificates WHERE not_after < :before;
+
+-- name: identity_revoke
+INSERT INTO revoked_identities (role, name, revoked_at, reason) VALUES (:role, :name, :now, :reason)
+ON CONFLICT (role, name) DO UPDATE SET revoked_at = excluded.revoked_at, reason = excluded.reason;
+
+-- name: identity_denied
+-- Why this certificate no longer counts, as the transaction sees it; no row: it does. Means what `Standing` says.
+SELECT reason FROM revoked_identities WHERE role = :role AND name = :name AND NOT EXISTS (
+    SELECT 1 FROM certificates c
+    WHERE c.serial = :serial AND c.role = :role AND c.name = :name AND c.revoked_at IS NULL);
+
+-- name: revoked_identities
+SELECT * FROM revoked_identities ORDER BY role, name;
