@@ -11,9 +11,14 @@ UPGRADE ?= --upgrade
 ARGS ?=
 # Modules whose every branch is covered by tests, and the tests that cover them.
 CORE := lifecycle eligibility budgets queue queue_state \
-  manifest manifest_jobs manifest_hosts manifest_table manifest_faults manifest_retention retention steering
-CORE_TESTS := tests/contract tests/property tests/unit/test_lifecycle.py tests/unit/test_eligibility.py \
-  tests/unit/test_budgets.py $(wildcard tests/unit/test_manifest*.py) tests/unit/test_writer_and_reaper.py
+  manifest manifest_jobs manifest_hosts manifest_table manifest_faults manifest_retention retention steering \
+  peers join_token enrolment standing quotas redaction
+# Those of a host's own side and of the command line reach none of these modules by another way.
+ELSEWHERE := join renewal doctor_identity identities_command provenance every_verb
+CORE_TESTS := $(filter-out $(ELSEWHERE:%=tests/contract/test_%.py),$(wildcard tests/contract/test_*.py)) tests/property \
+  tests/unit/test_lifecycle.py tests/unit/test_eligibility.py tests/unit/test_budgets.py \
+  $(wildcard tests/unit/test_manifest*.py) tests/unit/test_writer_and_reaper.py \
+  $(patsubst %,tests/unit/test_%.py,access join_token enrolment standing quotas)
 
 .PHONY: help demo demo-full demo-receiver test test-all test-browser test-cuda test-platforms test-faults seeded-faults coverage check format docs results \
   bench-tsc sbom lock clean setup-run setup-dev setup-full setup-all setup-bench setup-sbom

@@ -3,6 +3,7 @@
 # Sourced by install-training-worker.sh and install-trainer-receiver.sh in the clone's folder.
 
 export PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 # nothing is left in the clone but .venv, and nothing in root's home
+umask 022 # the services' users read what root installs; what nobody else may read gets its mode by name
 units=/etc/systemd/system
 here=$PWD
 changed=() # what this run did; empty: there was nothing to do
@@ -31,7 +32,7 @@ require_linux() {
 require_place() {
     local again="cd /opt/cis490 and type the same line once more"
     case $here/ in
-    /home/* | /root*)
+    /home/* | /root/*)
         die 1 "this clone lies in $here, in a home folder, where a service may not look." \
             "Type: sudo cp -r $here /opt/cis490" "Then: $again"
         ;;
@@ -44,6 +45,14 @@ require_place() {
         die 1 "the path of this clone, $here, has characters that a unit file cannot hold; expected A-Z a-z 0-9 . _ - /" \
             "Type: sudo cp -r '$here' /opt/cis490" "Then: $again"
     fi
+}
+
+# Root's timers and this script run the code of the clone: who can change it is root.
+require_own_code() {
+    local open
+    open=$(find "$here" -xdev -not -type l -perm -0002 -print -quit)
+    [ -z "$open" ] || die 1 "every user of this machine may change $open, and root runs code from this clone." \
+        "Type: sudo chmod -R o-w $here" "Then type the same line once more."
 }
 
 # Also: one installer at a time. The lock ends with this process.
@@ -67,8 +76,10 @@ require_venv() {
     before=$(cat "$venv/cis490-setup" 2>/dev/null || true)
     local is_new=no
     [ -e "$venv" ] || is_new=yes
-    scripts/setup.sh "$1" </dev/null || exit 1
-    [ "$is_new" = no ] || : >"$marks"
+    local code=0
+    scripts/setup.sh "$1" </dev/null || code=1
+    if [ "$is_new" = yes ] && [ -d "$venv" ]; then : >"$marks"; fi # a half-made one too is taken away again
+    [ $code -eq 0 ] || exit 1
     python=$here/$venv/bin/python
     if [ "$before" != "$(cat "$venv/cis490-setup")" ]; then did "packages installed in $here/$venv"; fi
 }
@@ -91,30 +102,25 @@ as_user() {
     runuser -u "$user" -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 "$python" -m "$@"
 }
 
-# Put standard input into file $1 with mode $2 and group $3, unless it is there already.
-put() {
-    local new
-    new=$(mktemp "$1.XXXXXX")
-    cat >"$new"
-    if [ -f "$1" ] && cmp -s "$new" "$1"; then
-        rm -f "$new"
-        return 1
-    fi
-    chown "root:$3" "$new"
-    chmod "$2" "$new"
-    mv -f "$new" "$1"
+# Unit $1 of etc/ as this clone and its environment need it.
+unit_text() {
+    sed -e "s#/opt/cis490#$here#g" -e "s#/\.venv/#/$venv/#g" -e "s#/usr/bin/caddy#${caddy:-/usr/bin/caddy}#g" "etc/$1"
 }
 
-# Units of etc/ as this clone and its environment need them. Sets units_changed to those that differ from what was there.
+# Puts units in their place. Sets units_changed to those that differ from what was there.
 install_units() {
     units_changed=()
-    local unit
+    local unit text
     for unit in "$@"; do
-        if sed -e "s#/opt/cis490/\.venv/#$here/$venv/#g" -e "s#/opt/cis490#$here#g" \
-            -e "s#/usr/bin/caddy#${caddy:-/usr/bin/caddy}#g" "etc/$unit" | put "$units/$unit" 0644 root; then
-            units_changed+=("$unit")
-            did "$units/$unit written"
+        text=$(unit_text "$unit") || die 1 "etc/$unit cannot be read." "Type: git -C $here status"
+        if [ -f "$units/$unit" ] && [ "$text" = "$(cat "$units/$unit")" ]; then continue; fi
+        # in one step, and whole: on a full disk the old one stays
+        if ! printf '%s\n' "$text" >"$units/$unit.new" || ! mv -f "$units/$unit.new" "$units/$unit"; then
+            rm -f "$units/$unit.new"
+            die 1 "$units/$unit could not be written." "Look: df -h $units"
         fi
+        units_changed+=("$unit")
+        did "$units/$unit written"
     done
     if [ ${#units_changed[@]} -gt 0 ]; then systemctl daemon-reload; fi
 }
@@ -125,18 +131,23 @@ has_changed() {
     return 1
 }
 
-# "restart" for a service that has to read anew what this run changed, or that is older than the checkout's last commit.
-# $1: its folder in /run, which is as old as the service.
+# "restart" for a service that has to read anew what this run changed, or what an earlier one that did not come to its end.
+# $1: its folder in /run, which is as old as the service; $2...: files that it reads at its start, besides code and packages.
 anew() {
-    if [ ${#changed[@]} -gt 0 ] || [ "$here/.git/logs/HEAD" -nt "$1" ]; then echo restart; fi
+    local folder=$1 file
+    shift
+    if [ ${#changed[@]} -gt 0 ]; then echo restart; fi
+    for file in "$here/.git/logs/HEAD" "$here/$venv/cis490-setup" "$@"; do
+        if [ "$file" -nt "$folder" ]; then echo restart; fi
+    done
 }
 
-# Start a service or timer now and at every boot; start it anew when its unit has changed, or $2 says "restart".
+# Start a service or timer now and at every boot; start it anew when its unit has changed, or $2 says so.
 enable_unit() {
     local unit=$1 verb=
     if ! systemctl is-active --quiet "$unit"; then
         verb=start
-    elif has_changed "$unit" || [ "${2:-}" = restart ]; then
+    elif has_changed "$unit" || [ -n "${2:-}" ]; then
         verb=restart
     fi
     if ! systemctl is-enabled --quiet "$unit"; then

@@ -30,8 +30,11 @@ own_units=("$proxy" "$receiver" cis490-trainer-server-cert.service cis490-traine
 mode=install name='' address='' also=() delete_data=no
 while [ $# -gt 0 ]; do
     case $1 in
-    --check) mode=check ;;
-    --uninstall) mode=uninstall ;;
+    --check | --uninstall)
+        [ $mode = install ] || [ $mode = "${1#--}" ] ||
+            die 2 "--check changes nothing and --uninstall takes services away: only one of them." "Type: scripts/install-trainer-receiver.sh --check"
+        mode=${1#--}
+        ;;
     --delete-data) delete_data=yes ;;
     --address | --also-address | --name)
         [ $# -gt 1 ] || die 2 "$1 wants a value." "Type: scripts/install-trainer-receiver.sh --help"
@@ -76,8 +79,10 @@ require_caddy() {
 
 check_machine() {
     local missing=0
-    "$python" -c 'import cryptography, starlette, uvicorn' || missing=1
-    ok "Python and packages: $("$python" -V)"
+    if "$python" -c 'import cryptography, starlette, uvicorn'; then ok "Python and packages: $("$python" -V)"; else
+        warn "packages in $here/$venv do not load (see above); remove that folder, then type the same line once more"
+        missing=1
+    fi
     if command -v caddy >/dev/null; then
         ok "Caddy $(caddy version | cut -d' ' -f1)"
     else
@@ -144,7 +149,7 @@ make_settings() {
 }
 
 make_proxy_files() {
-    local before
+    local before file
     before=$(cksum "$settings"/caddy/* 2>/dev/null || true)
     ca server --dir "$settings/ca" --out "$settings/caddy" --if-due ${also[@]+"${also[@]}"} || exit 1
     # shellcheck disable=SC2016  # Caddy puts the folder in, not the shell
@@ -152,11 +157,11 @@ make_proxy_files() {
         --out "$settings/caddy/Caddyfile" </dev/null || exit 1
     chgrp "$user" "$settings/caddy/Caddyfile"
     chmod 0640 "$settings/caddy/Caddyfile"
+    if [ "$before" != "$(cksum "$settings"/caddy/*)" ]; then did "the proxy's certificate and Caddyfile in $settings/caddy"; fi
     proxy_again=
-    if [ "$before" != "$(cksum "$settings"/caddy/*)" ]; then
-        proxy_again=restart
-        did "the proxy's certificate and Caddyfile in $settings/caddy"
-    fi
+    for file in "$settings"/caddy/* "$units/$proxy"; do # also of an earlier run that did not come to its end
+        if [ "$file" -nt /run/cis490-caddy ]; then proxy_again=restart; fi
+    done
 }
 
 make_operator() {
@@ -168,8 +173,10 @@ make_operator() {
     if ! head -n 1 "$settings/operator-token" | cmp -s - "$settings/operator/operator-token"; then
         (umask 077; head -n 1 "$settings/operator-token" >"$settings/operator/operator-token")
     fi
-    if [ ! -e "$command" ]; then
-        ln -s "$here/$venv/bin/cis490-jobs" "$command"
+    local program=$here/$venv/bin/cis490-jobs
+    # a link of a clone that lay elsewhere gives way; a program of that name does not
+    if [ ! -e "$command" ] || { [ -L "$command" ] && [ "$(readlink "$command")" != "$program" ]; }; then
+        ln -sfn "$program" "$command"
         did "$command leads to this clone"
     fi
 }
@@ -180,6 +187,7 @@ install_receiver() {
         require_place
         require_root "sudo scripts/install-trainer-receiver.sh"
         require_systemd "Try it without services: make demo"
+        require_own_code
     fi
     require_venv run
     [ "$mode" = install ] || check_machine
@@ -190,11 +198,11 @@ install_receiver() {
     make_proxy_files
     make_operator
     install_units "${own_units[@]}"
-    enable_unit "$receiver" "$(anew /run/cis490)"
+    enable_unit "$receiver" "$(anew /run/cis490 "$units/$receiver" "$settings"/operator-token "$settings"/ca/{fleet.json,*.pem})"
     enable_unit "$proxy" "$proxy_again"
     local timer
     for timer in "${timers[@]}"; do enable_unit "$timer"; done
-    "$command" --credentials "$settings/operator" workers </dev/null >/dev/null ||
+    "$here/$venv/bin/cis490-jobs" --credentials "$settings/operator" workers </dev/null >/dev/null ||
         die 1 "the services run, and the receiver does not answer through its proxy (see above)." "Look: journalctl -u $receiver -u $proxy"
     ok "the receiver answers through its proxy"
     if [ -z "$(ls -A "$backups")" ]; then

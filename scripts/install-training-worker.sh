@@ -9,8 +9,9 @@
 #   --uninstall   take everything away again; refused while a finished result has not been delivered
 #
 # The token is read from standard input, for what stands in a command line every user of the machine can read. A second run
-# changes nothing; after `git pull` it starts the service anew, without a token. Exit codes: 0 done; 1 refused, or this machine cannot do it; 2 wrong usage, or no token; 3 the receiver
-# cannot be reached; 4 the receiver has not seen this host in time; 5 a result has not been delivered.
+# changes nothing; after `git pull` it starts the service anew, without a token. Exit codes: 0 done; 1 refused, or this
+# machine cannot do it; 2 wrong usage, or no token; 3 the receiver cannot be reached; 4 the receiver has not seen this host
+# in time; 5 a result has not been delivered.
 set -euo pipefail
 cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/install-common.sh
@@ -25,8 +26,11 @@ seen_within_s=60
 mode=install level=run
 for option in "$@"; do
     case $option in
-    --check) mode=check ;;
-    --uninstall) mode=uninstall ;;
+    --check | --uninstall)
+        [ $mode = install ] || [ $mode = "${option#--}" ] ||
+            die 2 "--check changes nothing and --uninstall takes everything away: only one of them." "Type: scripts/install-training-worker.sh --check"
+        mode=${option#--}
+        ;;
     --torch) level=full ;;
     --help | -h)
         sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' scripts/install-training-worker.sh
@@ -52,7 +56,14 @@ check() {
     printf '%s\n' "$token" | "$python" -m training.fleet.join --check --credentials "$credentials" --state-dir "$state" || exit $?
 }
 
-may_leave() { as_user "$user" training.fleet.join --may-leave --state-dir "$state" </dev/null; }
+# As root where the user is not there (any more): what lies in the folder counts all the same.
+may_leave() {
+    if [ "$(stat -c %U "$state")" = "$user" ]; then
+        as_user "$user" training.fleet.join --may-leave --state-dir "$state" </dev/null
+    else
+        "$python" -m training.fleet.join --may-leave --state-dir "$state" </dev/null
+    fi
+}
 
 # With the self-test before it, which a machine that is enrolled has passed. One that is refused is left as it was found.
 join_fleet() {
@@ -83,11 +94,16 @@ install_worker() {
         require_place
         require_root "echo 'cis490-join-1....' | sudo scripts/install-training-worker.sh"
         require_systemd "Under WSL: put systemd=true under [boot] in /etc/wsl.conf, then: wsl --shutdown" "$stop"
+        require_own_code
     fi
     read_token
     if [ "$mode" = install ] && [ -z "$token" ] && [ ! -e "$credentials/credentials.json" ]; then
         die 2 "this machine is not enrolled yet, and there was no token on standard input." \
             "On the receiver: cis490-jobs hosts add NAME" "Then paste the line that it prints."
+    fi
+    if [ "$level" = run ] && grep -qs '/\.venv-full/' "$units/$service"; then
+        level=full
+        ok "with torch, as it was installed (without: --uninstall first)"
     fi
     require_venv "$level"
     if [ "$mode" = check ]; then
@@ -96,7 +112,7 @@ install_worker() {
     fi
     join_fleet
     install_units "${own_units[@]}"
-    enable_unit "$service" "$(anew /run/cis490-worker)"
+    enable_unit "$service" "$(anew /run/cis490-worker "$units/$service")"
     enable_unit cis490-trainer-cert-renew.timer
     as_user "$user" training.fleet.join --wait-seen "$seen_within_s" --credentials "$credentials" --state-dir "$state" </dev/null || {
         local code=$?
@@ -116,10 +132,10 @@ uninstall_worker() {
     require_systemd "Nothing was changed."
     local python=
     for python in "$here/.venv/bin/python" "$here/.venv-full/bin/python"; do [ ! -x "$python" ] || break; done
-    if [ -d "$state" ] && getent passwd "$user" >/dev/null; then
+    if [ -d "$state" ]; then
         [ -x "$python" ] || die 1 "whether a result waits in $state cannot be asked: this clone has no environment." "Type: scripts/setup.sh run"
         may_leave || exit $?
-        if systemctl is-active --quiet "$service"; then
+        if [ -e "$units/$service" ]; then
             systemctl stop "$service" # the job that runs is given back; a result that was just finished may stay behind
             may_leave || {
                 local code=$?

@@ -512,6 +512,15 @@ class TestMayLeave:
         assert "cannot be used" in said.err
 
 
+@pytest.mark.parametrize("address", ["https://[::::]:1", "https://..:4"])
+def test_an_address_that_no_machine_can_have_is_said_in_words(machine: Machine, address: str) -> None:
+    found = JoinToken(address, "receiver.cis490.internal", "host", "pc-1", "00" * 32, "secret")
+    said = machine.join(stdin=found.encode())
+    assert said.code in (FAULT, UNREACHABLE)
+    assert f"{address}" in said.err
+    assert "cis490 join: " in said.err
+
+
 def test_what_a_stranger_on_the_network_answers_reaches_no_terminal_raw(
     tmp_path: Path, machine: Machine
 ) -> None:

@@ -19,7 +19,7 @@ from cis490.pki import certificates as certs
 from cis490.pki.authority import open_authority, read_certificates, read_fleet, read_issuer
 from cis490.pki.certificates import PkiError
 from tests.factories.ca_machine import DAY, NOW, Machine, contents, modes
-from training.fleet import ca, ca_files
+from training.fleet import ca, ca_files, enrolment
 
 PASSPHRASE = "a passphrase of the test"
 
@@ -174,7 +174,8 @@ def test_wherever_the_power_fails_a_rotation_leaves_an_authority_that_works(
     assert (machine.ca / f"{part}-key.pem").read_bytes().count(b"BEGIN") == 1, "the old key is gone"
 
 
-def test_what_a_former_issuer_signed_counts_until_that_has_ended(machine: Machine) -> None:
+def test_what_a_former_issuer_signed_counts_for_as_long_as_it_may_be_renewed(machine: Machine) -> None:
+    """Nobody was there when it ended: its hosts ended with it, and may renew for 30 more days."""
     first = machine.authority.clients.certificate
     machine.now += DAY
     machine.run("rotate", "clients")
@@ -182,7 +183,10 @@ def test_what_a_former_issuer_signed_counts_until_that_has_ended(machine: Machin
     machine.now += DAY
     machine.run("rotate", "clients")
     assert machine.authority.former == (second, first)
-    machine.now = first.not_valid_after_utc
+    machine.now = first.not_valid_after_utc + enrolment.LATE - DAY
+    machine.run("rotate", "clients")
+    assert first in machine.authority.former
+    machine.now += 2 * DAY
     machine.run("rotate", "clients")
     assert first not in machine.authority.former
 

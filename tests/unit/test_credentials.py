@@ -51,6 +51,16 @@ def test_a_folder_says_who_this_is_and_shows_it_over_tls_1_3_alone(lab: FleetPki
             "no text",
         ),
         ("\udcff", "damaged"),
+        (
+            '{"fleet": "x", "role": "host", "name": "n", "url": "https://[::1", "join_url": "https://j:1", '
+            '"server_name": "s"}',
+            "damaged",
+        ),
+        (
+            '{"fleet": "x", "role": "host", "name": "n", "url": "https://u:1", "join_url": "http://j:1", '
+            '"server_name": "s"}',
+            "damaged",
+        ),
     ],
 )
 def test_a_damaged_description_names_its_file(tmp_path: Path, text: str, says: str) -> None:

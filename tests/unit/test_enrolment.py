@@ -42,6 +42,12 @@ def refusal(found: object) -> Refused:
     return found
 
 
+@pytest.mark.parametrize(("role", "name"), [("host", "../x"), ("admin", "gpu-1"), ("host", "")])
+def test_a_request_for_a_name_that_is_none_is_refused_before_it_is_parsed(role: str, name: str) -> None:
+    found = refusal(enrolment.read_request(role, name, "no request at all"))
+    assert (found.status, found.code) == (400, "E301")
+
+
 class TestToken:
     def test_a_fresh_one_lets_its_name_in(self) -> None:
         assert enrolment.judge_token(TOKEN, SHA256, ASKED, NOW) is None

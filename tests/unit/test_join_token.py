@@ -56,11 +56,26 @@ def test_half_a_token_is_refused_and_not_shown(cut: int) -> None:
     [
         {}, [], 7, None, "x", FIELDS[:5], [*FIELDS, "more"], [*FIELDS[:5], 7], [*FIELDS[:5], ""],
         ["http://192.0.2.7:8446", *FIELDS[1:]], [*FIELDS[:4], "ab", FIELDS[5]], [*FIELDS[:4], "zz" * 32, FIELDS[5]],
+        ["https://[::1", *FIELDS[1:]], ["https://192.0.2.7:99999", *FIELDS[1:]], ["https://", *FIELDS[1:]],
+        ["https://a:b@192.0.2.7:1", *FIELDS[1:]], ["https://192.0.2.7:1/x", *FIELDS[1:]],
+        ["https://a b:1", *FIELDS[1:]], [FIELDS[0], "a b", *FIELDS[2:]],
+        [*FIELDS[:2], "king", *FIELDS[3:]], [*FIELDS[:3], "../x", *FIELDS[4:]], [*FIELDS[:3], "a\nb", *FIELDS[4:]],
     ],
 )  # fmt: skip
 def test_json_that_is_no_token_is_refused(value: object) -> None:
     with pytest.raises(TokenFault, match="not whole"):
         join_token.parse(text_of(value))
+
+
+@pytest.mark.parametrize("address", ["https://[fd00::7]:8446", "https://lab.example.org:8446"])
+def test_names_and_addresses_of_either_kind_are_good(address: str) -> None:
+    token = JoinToken(address, *FIELDS[1:])
+    assert join_token.parse(token.encode()) == token
+
+
+@pytest.mark.parametrize("mark", ["'", '"', "`"])
+def test_quotes_that_were_copied_along_do_not_matter(mark: str) -> None:
+    assert join_token.parse(f"{mark}{TOKEN.encode()}{mark}\n") == TOKEN
 
 
 def test_the_secret_is_in_no_representation() -> None:

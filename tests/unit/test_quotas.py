@@ -103,6 +103,15 @@ class TestUploads:
         assert quotas.begin_upload("a", 300, 2000.0 + refused.retry_s - 1) is not None
         assert quotas.begin_upload("a", 300, 2000.0 + refused.retry_s) is None
 
+    def test_it_may_take_the_end_of_more_than_one_hour_until_there_is_room(self) -> None:
+        quotas = Quotas(SMALL)
+        quotas.load([("a", 600, 1800.0), ("a", 300, 2 * 3600.0 + 1800.0)], now_s=3 * 3600.0)
+        refused = quotas.begin_upload("a", 800, 3 * 3600.0)
+        assert refused is not None
+        assert refused.retry_s is not None
+        assert quotas.begin_upload("a", 800, 3 * 3600.0 + refused.retry_s - 1) is not None
+        assert quotas.begin_upload("a", 800, 3 * 3600.0 + refused.retry_s) is None
+
     def test_one_larger_than_a_days_bytes_is_refused_for_good(self) -> None:
         refused = Quotas(SMALL).begin_upload("a", 1001, 0.0)
         assert refused is not None

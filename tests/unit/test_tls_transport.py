@@ -16,6 +16,8 @@ import pytest
 from tests.factories.fleet_pki import FleetPki, ServerFiles
 from training.fleet import credentials
 from training.fleet.client import FleetClient, Unreachable
+from training.fleet.tls_identity import Identity
+from training.fleet.transport import Transport
 
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{"status": "ok"}'
 
@@ -199,6 +201,22 @@ def test_a_server_that_does_not_take_our_certificate(lab: FleetPki, as_alert: bo
 def test_an_expired_one_of_ours_is_named_however_the_server_refuses_it(lab: FleetPki) -> None:
     text = said(lab.host("pc-1", expired=True), answering(context(lab)))
     assert "the certificate of pc-1 expired on" in text
+
+
+def test_a_proxy_that_does_not_run_is_not_taken_for_one_that_refuses_us(lab: FleetPki) -> None:
+    """Whatever asks first: a JSON request, or a look at the clock."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+    transport = Transport(url, {}, 10.0, Identity(lab.host("pc-1")))
+    asked: list[Callable[[], object]] = [
+        lambda: transport.json("GET", "/v1/health", None, {}),
+        lambda: transport.clock("/v1/health"),
+    ]
+    for ask in asked:
+        with pytest.raises(Unreachable, match="Connection refused") as fault:
+            ask()
+        assert "certificate" not in str(fault.value)
+    transport.close()
 
 
 def test_a_server_that_says_nothing_is_a_timeout(lab: FleetPki) -> None:

@@ -34,6 +34,7 @@ from cis490.pki.authority import (
     read_issuer,
 )
 from cis490.pki.certificates import Issuer, PkiError
+from training.fleet.enrolment import LATE
 
 COMMAND = "python -m training.fleet.ca"
 SERVER, SERVER_KEY = "server.pem", "server-key.pem"
@@ -215,7 +216,10 @@ def rotate(
     former = read_certificates(folder / f"{part}.pem")[0]
     if part != "servers":
         old = [] if is_stolen else [former, *read_former(folder, part, root)]
-        kept = [item for item in dict.fromkeys(old) if item.not_valid_after_utc > now or part == "signing"]
+        # Its leaves ended with it at the latest, and may be renewed for LATE after that: a summer break locks nobody out.
+        kept = [
+            item for item in dict.fromkeys(old) if item.not_valid_after_utc + LATE > now or part == "signing"
+        ]
         atomic_write(folder / f"{part}-old.pem", pki.chain_pem(*kept), 0o600)
     key_path = folder / f"{part}-key.pem"
     before = key_path.read_bytes() if key_path.exists() else b""

@@ -38,16 +38,17 @@ _COMMANDS = (
     Entry(
         "E005", "the operator token is missing or wrong",
         "Whatever changes something needs the token that the receiver was started with.",
-        "`export CIS490_OPERATOR_TOKEN=...` with the receiver's value. It is read from the environment "
-        "alone.",
-        "CIS490_OPERATOR_TOKEN=... cis490-jobs reload",
+        "On the receiver's machine `sudo cis490-jobs`; elsewhere the value into `operator-token` (mode 600) of your "
+        "credentials, or `export CIS490_OPERATOR_TOKEN=...`. It is taken from nowhere else.",
+        "sudo cis490-jobs reload",
     ),
     Entry(
         "E006", "operator control is disabled",
         "The receiver was started without a token, so nobody may change anything through it; or the "
         "manifest does not admit this host.",
-        "Start the receiver with `CIS490_OPERATOR_TOKEN` set, and give the command line the same value.",
-        "systemctl edit cis490-trainer-receiver",
+        "Start the receiver with `--operator-token-file FILE` (the installer does) or `CIS490_OPERATOR_TOKEN` set, and give "
+        "the command line the same value.",
+        "sudo scripts/install-trainer-receiver.sh",
     ),
     Entry(
         "E007", "the receiver refused",

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cis490.files import atomic_write
 from training.fleet import credential_places
@@ -57,6 +58,9 @@ def read_about(folder: Path) -> About:
         about = About(**{key: value for key, value in found.items() if key in known})
         if not all(isinstance(value, str) and value for value in asdict(about).values()):
             raise TypeError("a value is empty or no text")
+        for address in (about.url, about.join_url):
+            if urlsplit(address).scheme != "https" or not urlsplit(address).hostname:
+                raise ValueError(f"{address!r} is no https://HOST:PORT")
     except OSError as error:
         raise CredentialsError(
             f"{path} cannot be read ({error.strerror}): was this machine enrolled?"

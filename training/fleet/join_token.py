@@ -15,6 +15,10 @@ from dataclasses import dataclass
 PREFIX = "cis490-join-1."
 SECRET_BYTES = 16
 MAX_CHARACTERS = 2000
+_ROLES = ("host", "operator", "reader")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_URL = re.compile(r"https://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?")
+_SERVER_NAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 
 
 class TokenFault(ValueError):
@@ -48,7 +52,7 @@ class JoinToken:
 
 def parse(text: str) -> JoinToken:
     """Raises TokenFault."""
-    text = "".join(text.split())  # pasted over several lines
+    text = "".join(text.split()).strip("'\"`")  # pasted over several lines, or with the quotes of the line
     if not text:
         raise TokenFault(
             "found nothing on standard input, expected the join token of `cis490-jobs hosts add`"
@@ -61,11 +65,18 @@ def parse(text: str) -> JoinToken:
     try:
         fields = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         found = JoinToken(*fields)
-        is_whole = (
-            all(isinstance(field, str) for field in fields) and len(bytes.fromhex(found.root_sha256)) == 32
-        )
+        is_whole = all(isinstance(field, str) for field in fields) and _is_usable(found)
     except (binascii.Error, ValueError, TypeError, RecursionError) as error:
         raise TokenFault("the join token is not whole; copy the whole line once more") from error
-    if not is_whole or not found.join_url.startswith("https://") or not found.secret:
+    if not is_whole:
         raise TokenFault("the join token is not whole; copy the whole line once more")
     return found
+
+
+def _is_usable(found: JoinToken) -> bool:
+    """Whether each part can be what it is for. Raises ValueError for some that cannot."""
+    url = _URL.fullmatch(found.join_url)
+    is_server = url is not None and 0 < int(url[1] or 443) < 65536 and _SERVER_NAME.fullmatch(found.server_name)
+    is_somebody = found.role in _ROLES and _NAME.fullmatch(found.name)
+    is_pin = len(bytes.fromhex(found.root_sha256)) == 32
+    return bool(is_server and is_somebody and is_pin and found.secret)

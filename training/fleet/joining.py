@@ -56,7 +56,10 @@ def said(refusal: Refused) -> str:
 
 def look(token: JoinToken, wall_s: Callable[[], float] = time.time) -> Site:
     """Ask the join site for its root and compare that with the token. Sends no secret. Raises JoinFault."""
-    transport = Transport(token.join_url, {}, TIMEOUT_S, Anonymous(token.server_name, None, wall_s))
+    try:
+        transport = Transport(token.join_url, {}, TIMEOUT_S, Anonymous(token.server_name, None, wall_s))
+    except ValueError as error:
+        raise JoinFault(f"the token's address is none: {error}") from error
     try:
         skew_s = skew(transport.clock("/v1/enrol/ca"), wall_s())
         found = transport.json("GET", "/v1/enrol/ca", None, {})

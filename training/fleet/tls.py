@@ -76,6 +76,8 @@ class TlsConnection(http.client.HTTPSConnection):
 
     def send(self, data: Any) -> None:
         """Send a part of a request."""
+        if self.sock is None:
+            self.connect()  # not below: that nobody listens says nothing of certificates
         try:
             super().send(data)
         except OSError as error:

@@ -22,13 +22,19 @@ def explain(call: Call) -> int:
         return call.say(every, lambda: listed(call.view))
     entry = find(word)
     if entry is None:
-        guess = nearest(word.upper(), CODES) or nearest(word.lower(), CODES)
+        guess = _as_digits(word) or nearest(word.upper(), CODES) or nearest(word.lower(), CODES)
         meant = f"; did you mean {guess}?" if guess else ""
         raise Stop(
             USAGE, f'explain: no code or word is called "{safe(word)}"{meant}', "  next: cis490-jobs explain",
             error_code="E011",
         )  # fmt: skip
     return call.say(asdict(entry), lambda: explained(call.view, entry))
+
+
+def _as_digits(word: str) -> str | None:
+    """The code that a person read off with letters for digits: E1O4."""
+    code = word[:1].upper() + word[1:].upper().translate(str.maketrans("OIL", "011"))
+    return code if code in CODES else None
 
 
 def listed(view: View) -> list[str]:
