@@ -32,7 +32,7 @@ require_linux() {
 require_place() {
     local again="cd /opt/cis490 and type the same line once more"
     case $here/ in
-    /home/* | /root/*)
+    /home/* | "/root"/*)
         die 1 "this clone lies in $here, in a home folder, where a service may not look." \
             "Type: sudo cp -r $here /opt/cis490" "Then: $again"
         ;;
@@ -75,7 +75,7 @@ require_venv() {
     local marks=$venv/made-by-installer before
     before=$(cat "$venv/cis490-setup" 2>/dev/null || true)
     local is_new=no
-    [ -e "$venv" ] || is_new=yes
+    [ -e "$venv/cis490-setup" ] || is_new=yes # not there, or half made
     local code=0
     scripts/setup.sh "$1" </dev/null || code=1
     if [ "$is_new" = yes ] && [ -d "$venv" ]; then : >"$marks"; fi # a half-made one too is taken away again
@@ -90,8 +90,8 @@ require_user() {
         useradd --system --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin "$1"
         did "user $1 added"
     fi
-    runuser -u "$1" -- test -r "$here/training/fleet/worker.py" ||
-        die 1 "the user $1 cannot read $here, so no service could start from there." \
+    runuser -u "$1" -- "$python" -c 'import cryptography, training.fleet.worker' ||
+        die 1 "the user $1 cannot run the code in $here (see above), so no service could start from there." \
             "Type: sudo chmod -R a+rX $here; every folder above it needs a+x as well"
 }
 
@@ -155,6 +155,7 @@ enable_unit() {
         did "$unit starts at every boot"
     fi
     [ -n "$verb" ] || return 0
+    if [ "$(systemctl show --property NeedDaemonReload --value "$unit")" = yes ]; then systemctl daemon-reload; fi
     if ! systemctl "$verb" "$unit"; then
         journalctl --no-pager --output=cat -n 8 -u "$unit" >&2 || true
         die 1 "$unit does not start (its last lines stand above)." "All of them: journalctl -u $unit"

@@ -31,8 +31,9 @@ mode=install name='' address='' also=() delete_data=no
 while [ $# -gt 0 ]; do
     case $1 in
     --check | --uninstall)
-        [ $mode = install ] || [ $mode = "${1#--}" ] ||
-            die 2 "--check changes nothing and --uninstall takes services away: only one of them." "Type: scripts/install-trainer-receiver.sh --check"
+        [ "$mode" = install ] || [ "$mode" = "${1#--}" ] ||
+            die 2 "--check changes nothing and --uninstall takes services away: only one of them." \
+                "Type: scripts/install-trainer-receiver.sh --help"
         mode=${1#--}
         ;;
     --delete-data) delete_data=yes ;;
@@ -53,7 +54,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ $delete_data = no ] || [ $mode = uninstall ] || die 2 "--delete-data goes with --uninstall alone."
+[ $delete_data = no ] || [ "$mode" = uninstall ] || die 2 "--delete-data goes with --uninstall alone."
 
 ca() { "$python" -m training.fleet.ca "$@" </dev/null; }
 

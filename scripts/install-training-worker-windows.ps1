@@ -159,6 +159,7 @@ function Install-Locked([string[]]$Arguments) {
     Show-Program $python ($pip + $Arguments)
     if ($LASTEXITCODE -ne 0) {
         Stop-Install 1 "pip failed (see above; everything is in $log)." @('Is there a network? Then paste the same line once more.',
+            'A worker that was installed here before is switched off until this has worked.',
             "A half-made environment may be deleted: Remove-Item -Recurse -Force '$venv'")
     }
 }
@@ -299,7 +300,16 @@ function Install-Worker {
         Stop-Install 2 'this machine is not enrolled yet, and there was no token on the pipeline.' @(
             'On the receiver: cis490-jobs hosts add NAME', 'Then paste the line that it prints for Windows.')
     }
-    if (-not $Check) { Protect-Clone } # before anything of it runs as administrator
+    $task = $null
+    if (-not $Check) {
+        Protect-Clone # before anything of it runs as administrator
+        $task = Get-Worker
+    }
+    if (-not $Torch -and $null -ne $task -and $task.Actions[0].Execute -like '*\.venv-full\*') {
+        Stop-Install 2 'this worker was installed with -Torch, and would lose it.' @(
+            'Type: powershell -ExecutionPolicy Bypass -File scripts\install-training-worker-windows.ps1 -Torch',
+            'To go without it: -Uninstall first.')
+    }
     Install-Packages
     if ($Check) {
         Invoke-Join $token @('--check')
@@ -372,6 +382,7 @@ function Uninstall-Worker {
         Assert-MayLeave ($null -ne $task) # a result may have been finished meanwhile
     }
     if ($null -ne $task) {
+        Stop-Worker # where there was no folder to ask about; one that is forgotten would run on
         Unregister-ScheduledTask -TaskName $taskName -TaskPath '\' -Confirm:$false
         Add-Change "Scheduled Task $taskName stopped and removed"
     }
@@ -412,6 +423,10 @@ if ($args.Count -gt 0) {
 if ($Help) {
     Show-Help
     exit 0
+}
+if ($Check -and $Uninstall) {
+    Stop-Install 2 '-Check changes nothing and -Uninstall takes everything away: only one of them.' @(
+        'Type: scripts\install-training-worker-windows.ps1 -Help')
 }
 Assert-Windows
 Push-Location -LiteralPath $here

@@ -27,8 +27,9 @@ mode=install level=run
 for option in "$@"; do
     case $option in
     --check | --uninstall)
-        [ $mode = install ] || [ $mode = "${option#--}" ] ||
-            die 2 "--check changes nothing and --uninstall takes everything away: only one of them." "Type: scripts/install-training-worker.sh --check"
+        [ "$mode" = install ] || [ "$mode" = "${option#--}" ] ||
+            die 2 "--check changes nothing and --uninstall takes everything away: only one of them." \
+                "Type: scripts/install-training-worker.sh --help"
         mode=${option#--}
         ;;
     --torch) level=full ;;

@@ -58,16 +58,17 @@ fingerprint() {
 
 # Runs $1 (a function that fills a folder) unless its result is there; a half-made folder never counts.
 prepared() {
-    local name=$1 made started=$SECONDS
+    local name=$1 made old started=$SECONDS
     made=$cache/$name-$(fingerprint "$name")
     if [ -d "$made" ]; then
         say "$name: $made"
         return
     fi
-    rm -rf "$cache/$name"-*
+    rm -rf "$cache/$name"-*.partial
     mkdir -p "$made.partial"
     "make_$name" "$made.partial"
     mv "$made.partial" "$made"
+    for old in "$cache/$name"-*; do [ "$old" = "$made" ] || rm -rf "$old"; done # not before: where it fails, the old one serves
     say "$name: $made ($((SECONDS - started)) s, $(du -sh "$made" | cut -f1))"
 }
 

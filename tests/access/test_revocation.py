@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from cis490.pki import certificates as pki
+from tests.factories import command
 from tests.factories.fleet import cpu_host
 from tests.factories.fleet_pki import write_credentials
 from tests.factories.live_receiver import TOKEN, Answer
 from tests.factories.processes import wait_until
 from tests.factories.proxied_fleet import BUILDS, ProxiedFleet, proxied_fleet
-from training.fleet import join_token
+from training.fleet import exits, join_token
 from training.fleet.credentials import About
 
 MANIFEST = '[[hosts]]\nname = "a"\n[[hosts]]\nname = "b"\n'
@@ -93,3 +94,28 @@ def test_a_stream_of_events_ends_in_time(fleet: ProxiedFleet, operator: Path) ->
 
 def _rest(response: http.client.HTTPResponse) -> bytes:
     return response.read()
+
+
+def test_an_operator_who_was_revoked_is_not_asked_for_the_token(fleet: ProxiedFleet) -> None:
+    """Both are a 401. The last operator, who revoked himself, finds the way back in the message."""
+    folder = fleet.pki.operator("otto", token=TOKEN)
+    env = {exits.CREDENTIALS_VARIABLE: str(folder), "NO_COLOR": "1"}
+    assert command.run("", "hosts", "list", env=env).code == exits.OK
+    revoked = command.run("", "operators", "revoke", "otto", env=env)
+    assert (revoked.code, revoked.err) == (exits.OK, ""), "done, though he may ask nothing any more"
+    found = command.run("", "hosts", "list", env=env)
+    assert found.code == exits.REFUSED
+    assert "was revoked" in found.err
+    assert "[E040]" in found.err
+    assert "cis490-jobs operators add otto" in found.err
+    assert "python -m training.fleet.ca operator OTHER" in found.err
+    assert "put the operator token" not in found.err
+
+
+def test_an_operator_without_the_token_is_asked_for_it(fleet: ProxiedFleet) -> None:
+    folder = fleet.pki.operator("olaf")
+    found = command.run(
+        "", "hosts", "add", "a", env={exits.CREDENTIALS_VARIABLE: str(folder), "NO_COLOR": "1"}
+    )
+    assert "[E005]" in found.err
+    assert f"put the operator token into {folder / 'operator-token'}" in found.err

@@ -25,7 +25,7 @@ from tests.factories.fleet import cpu_host
 from tests.factories.fleet_pki import FleetPki, key_of, leaf_of, write_credentials
 from tests.factories.live_receiver import TOKEN, Answer, LiveReceiver, live_receiver
 from tests.factories.processes import wait_until
-from training.fleet import enrolment_store, join_token
+from training.fleet import ca_files, enrolment_store, join_token
 from training.fleet.credentials import About
 from training.fleet.store import IngestResult
 
@@ -277,6 +277,18 @@ class TestRenewing:
         csr = pki.make_request(key_of(folder), "a").decode()
         refused = behind.send(folder, "POST", "/v1/enrol/renew", {"csr_pem": csr})
         assert (refused.status, refused.body["code"]) == (400, "E311")
+
+    @pytest.mark.parametrize(
+        "header", [("Sec-Fetch-Site", "cross-site"), ("Origin", "https://elsewhere.example")]
+    )
+    def test_no_page_makes_a_browser_with_a_certificate_ask_for_another(
+        self, behind: Behind, header: tuple[str, str]
+    ) -> None:
+        body = {"csr_pem": Machine(behind.receiver).csr()}
+        refused = behind.send(behind.lab.operator("ada"), "POST", "/v1/enrol/renew", body, **dict([header]))
+        assert refused.status == 403
+        assert "a browser sent this" in refused.body["error"]
+        assert behind.receiver.queue.read("certificates_all") == []
 
     def test_without_a_certificate_there_is_nothing_to_renew(self, receiver: LiveReceiver) -> None:
         refused = receiver.send("POST", "/v1/enrol/renew", {"csr_pem": Machine(receiver).csr()})
@@ -539,3 +551,16 @@ class TestList:
 def test_the_interface_names_the_bodies(receiver: LiveReceiver) -> None:
     document = json.loads(receiver.send("GET", "/openapi.json").raw)
     assert "JoinRequest" in document["components"]["schemas"]
+
+
+def test_a_host_renews_late_although_the_issuer_of_its_certificate_has_ended(
+    tmp_path: Path, lab: FleetPki, clock: Clock
+) -> None:
+    """Nobody rotated in time: the issuer and all its hosts ended on one day, in a summer break."""
+    end = lab.clients.certificate.not_valid_after_utc
+    folder = lab.host("a", age=lab.now - (end - timedelta(days=3)), lifetime=timedelta(days=3))
+    after = end + timedelta(days=20)
+    ca_files.rotate(lab.ca, "clients", lab.root.key, after)
+    clock.ahead_s = (after - lab.now).total_seconds()
+    with live_receiver(tmp_path, MANIFEST, authority=lab.authority, clock=clock) as receiver:
+        assert Machine(receiver).renew_late(folder).status == 200

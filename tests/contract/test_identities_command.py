@@ -98,6 +98,8 @@ class TestAdd:
             (("hosts", "list", "gpu-1"), exits.USAGE, "one word too many"),
             (("hosts", "add", "gpu 1"), exits.REFUSED, "[E301]"),
             (("hosts", "add", ".gpu"), exits.REFUSED, "[E301]"),
+            (("hosts", "add", "gpu/1"), exits.REFUSED, "[E301]"),
+            (("hosts", "revoke", ""), exits.REFUSED, "[E301]"),
         ],
     )
     def test_what_cannot_be_done_is_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -510,6 +511,30 @@ class TestMayLeave:
         said = machine.join("--may-leave", "--state-dir", str(machine.home / "state"))
         assert said.code == FAULT
         assert "cannot be used" in said.err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+def test_a_wait_that_would_never_end_is_wrong_usage(machine: Machine, seconds: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        machine.join("--wait-seen", seconds)
+    assert ended.value.code == USAGE
+
+
+def test_a_full_disk_is_not_taken_for_the_wrong_user(
+    machine: Machine, operator: FleetClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the token is not used up: nothing was sent before there was a place for its key."""
+    line = token(operator)
+
+    def full(path: Path, data: bytes, mode: int = 0o644) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("training.fleet.joining.atomic_write", full)
+    said = machine.join(stdin=line)
+    assert said.code == FAULT
+    assert f"No space left on device; make room and repeat the same line: df -h {machine.folder}" in said.err
+    monkeypatch.undo()
+    assert machine.join(stdin=line).code == OK
 
 
 @pytest.mark.parametrize("address", ["https://[::::]:1", "https://..:4"])

@@ -216,7 +216,9 @@ class TestTheCommandLine:
         completed(receiver)
         done = jobs(receiver, lab, "pull", "gbt-lab", "--out", str(tmp_path / "got"))
         assert done.code == exits.OK
-        assert "provenance.intoto.jsonl, verified with your root certificate" in words(done.out)
+        assert "provenance.intoto.jsonl, verified with your root certificate: gbt-lab, by a" in words(
+            done.out
+        )
         assert (tmp_path / "got" / "provenance.intoto.jsonl").is_file()
 
     def test_a_pulled_folder_is_verified_without_a_receiver(

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -208,6 +209,37 @@ def test_root_does_not_take_the_identity_away_from_the_services_user(fleet: Prox
         renew(folder)
     assert "runuser -u nobody -- " in fault.value.lines[1]
     assert not (folder / credentials.LOCK).exists()
+
+
+def test_without_its_library_the_worker_goes_on_and_says_what_is_missing(
+    fleet: ProxiedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was installed before it was enrolled may lack it; its thread must not end for good."""
+    folder = fleet.pki.host("pc-1", age=11 * DAY)
+    monkeypatch.setitem(sys.modules, "cis490.pki.certificates", None)  # any import of it fails
+    monkeypatch.delattr("cis490.pki.certificates")
+    renewer = Renewer(folder)
+    renewer.look()
+    with pytest.raises(RenewalFault, match=r"needs the package cryptography, .* scripts/setup\.sh run"):
+        renew(folder)
+    monkeypatch.undo()
+    renewer.look()
+    assert leaf_of(folder).not_valid_before_utc > datetime.now(UTC) - DAY
+
+
+def test_what_a_renewal_that_was_killed_left_goes_with_the_next(fleet: ProxiedFleet) -> None:
+    """Copies of a private key under other names, which nobody would look for."""
+    folder = fleet.pki.host("pc-1", age=11 * DAY)
+    for name in (
+        ".trial-4711.pem",
+        "..trial-4711.pem.0123456789abcdef.tmp",
+        ".identity.pem.0123456789abcdef.tmp",
+    ):
+        (folder / name).write_bytes(b"PRIVATE KEY")
+    renew(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "credentials.json", "identity.pem", "renewal.lock", "root.pem",
+    ]  # fmt: skip
 
 
 def test_two_processes_do_not_renew_at_once(fleet: ProxiedFleet) -> None:

@@ -215,6 +215,8 @@ class Container:
         try:
             nspawn.wait(30.0)
         except subprocess.TimeoutExpired:
+            if leader is not None:
+                os.kill(leader, signal.SIGKILL)  # nspawn alone would leave them
             nspawn.kill()
             nspawn.wait(30.0)
 
@@ -241,10 +243,16 @@ def snapshot(checkout: Path, target: Path) -> Path:
 
 
 def _remove_cgroup(path: Path) -> None:
-    for each in sorted((folder for folder in path.rglob("*") if folder.is_dir()), reverse=True):
-        each.rmdir()
-    if path.is_dir():
-        path.rmdir()
+    end_s = time.monotonic() + 5.0
+    while path.is_dir():  # a group is busy until the last process in it is gone
+        try:
+            for each in sorted((folder for folder in path.rglob("*") if folder.is_dir()), reverse=True):
+                each.rmdir()
+            path.rmdir()
+        except OSError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.1)
 
 
 def _ip(*words: str) -> None:

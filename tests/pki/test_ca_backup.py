@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
@@ -23,6 +24,7 @@ from cis490.locks import hold
 from cis490.pki import age
 from cis490.pki.authority import Fleet, open_authority
 from cis490.pki.certificates import PkiError
+from tests.factories.lab_queue import LabQueue
 from training.fleet import ca, ca_backup, ca_files, ca_restore
 from training.fleet.ca_backup import Places
 
@@ -485,6 +487,85 @@ def test_a_disk_that_fails_in_the_middle_leaves_what_was_moved_aside(
     machine.run("restore", file, "--replace")
     open_authority(machine.places.ca)
     assert machine.jobs() == ["a", "b", "c"]
+
+
+def test_a_disk_that_is_full_changes_nothing(
+    machine: Machine, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a receiver that is started meanwhile would find no queue, and begin with an empty one."""
+    before = contents(machine.root)
+
+    def full(source: object, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    said = machine.run("restore", file, "--replace", fails=True)
+    assert f"there is no room for it in {machine.places.db.parent}" in said
+    assert "nothing was changed" in said
+    assert contents(machine.root) == before
+
+
+class TestRevocationsSinceTheBackup:
+    """The queue that is moved aside knows what the backup does not."""
+
+    @pytest.fixture
+    def lab(self, machine: Machine) -> LabQueue:
+        machine.places.db.unlink()
+        found = LabQueue(machine.places.db, NOW)
+        found.joined(0x01D)
+        return found
+
+    def test_stay_in_force(self, machine: Machine, lab: LabQueue) -> None:
+        file = machine.backup()
+        lab.revoke()
+        said = machine.run("restore", file, "--replace")
+        assert "1 revocation made since is kept" in said
+        assert "revoke them again" not in said
+        assert lab.denied(0x01D) == "lost"
+
+    def test_and_who_was_let_in_again_stays_in(self, machine: Machine, lab: LabQueue) -> None:
+        file = machine.backup()
+        lab.revoke()
+        lab.joined(0x2E3)
+        machine.run("restore", file, "--replace")
+        assert (lab.denied(0x01D), lab.denied(0x2E3)) == ("lost", None)
+
+    def test_also_by_a_queue_that_was_begun_anew_in_between(self, machine: Machine, lab: LabQueue) -> None:
+        """It does not know the certificate, and the backup does."""
+        file = machine.backup()
+        lab.forget()
+        lab.revoke()
+        machine.run("restore", file, "--replace")
+        assert lab.denied(0x01D) == "lost"
+
+    def test_who_slipped_in_while_the_queue_had_forgotten_is_out_again(
+        self, machine: Machine, lab: LabQueue
+    ) -> None:
+        lab.revoke()
+        file = machine.backup()
+        lab.forget()
+        lab.joined(0x2E3)
+        machine.run("restore", file, "--replace")
+        assert (lab.denied(0x01D), lab.denied(0x2E3)) == ("lost", "lost")
+
+    def test_a_backup_that_is_newer_than_what_it_replaces_keeps_its_own(
+        self, machine: Machine, lab: LabQueue
+    ) -> None:
+        older = machine.places.db.read_bytes()
+        lab.revoke()
+        lab.joined(0x2E3)
+        file = machine.backup()
+        machine.places.db.write_bytes(older)
+        assert "0 revocations made since are kept" in machine.run("restore", file, "--replace")
+        assert (lab.denied(0x01D), lab.denied(0x2E3)) == ("lost", None)
+
+    def test_a_queue_that_cannot_be_read_is_said(self, machine: Machine, lab: LabQueue) -> None:
+        file = machine.backup()
+        lab.forget()
+        machine.places.db.write_bytes(b"damaged" * 1000)
+        said = machine.run("restore", file, "--replace")
+        assert "are lost: cis490-jobs hosts list, and revoke them again" in said
+        assert lab.denied(0x01D) is None
 
 
 def test_a_folder_that_is_no_authority_cannot_be_backed_up(machine: Machine) -> None:

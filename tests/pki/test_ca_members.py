@@ -117,3 +117,14 @@ def test_an_identity_can_be_given_to_a_user(machine: Machine) -> None:
     assert {path.owner() for path in (out, *out.iterdir())} == {"nobody"}
     said = machine.run("operator", "ada", "--out", out, "--owner", "no-such-user", fails=True)
     assert "this machine has no user no-such-user" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="giving a folder away needs root")
+def test_what_the_user_laid_into_the_folder_meanwhile_is_not_given_away(machine: Machine) -> None:
+    """Root runs this, and the folder is the user's since the first time: a link in it leads anywhere."""
+    out, roots = machine.root / "ada", machine.root / "shadow"
+    machine.run("operator", "ada", "--out", out, "--owner", "nobody")
+    roots.write_bytes(b"secret")
+    (out / "link").symlink_to(roots)
+    machine.run("operator", "ada", "--out", out, "--owner", "nobody")
+    assert roots.owner() == "root"

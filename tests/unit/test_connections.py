@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.factories.live_receiver import LiveReceiver, live_receiver
 from training.fleet import connections
 from training.fleet.connections import BoundedHttp
 
+ONE_JOB = 'name = "one"\n[[hosts]]\nname = "a"\n[[jobs]]\nmodel = "gbt"\nmode = "realistic"\n'
 START = b"POST /v1/job/claim HTTP/1.1\r\nHost: x\r\nX-Lab-Host: a\r\n"
 
 
@@ -96,6 +99,55 @@ def test_a_head_that_does_not_come_to_an_end_is_408(
     monkeypatch.setattr(BoundedHttp, "head_s", 0.2)
     status, error = talk(receiver, start)
     assert (status, "0.2 s" in error) == (408, True)
+
+
+@pytest.mark.parametrize("body", [b"", b"{"], ids=["nothing", "half"])
+@pytest.mark.parametrize("path", [b"/v1/job/claim", b"/login", b"/v1/nothing"])
+def test_a_body_that_does_not_come_to_an_end_is_408(
+    receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch, path: bytes, body: bytes
+) -> None:
+    """Else whoever has a hundred bytes to send each hour uses up the receiver's connections."""
+    monkeypatch.setattr(BoundedHttp, "body_s", 0.2)
+    start = START.replace(b"/v1/job/claim", path) + b"Content-Length: 20\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as client:
+        client.sendall(start + body)
+        status, error = answer_on(client)
+        assert (status, "0.2 s" in error) == ((404, False) if path == b"/v1/nothing" else (408, True))
+        assert client.recv(1) == b"", "the connection is over too"
+
+
+def test_an_artifact_may_take_longer_than_other_bodies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+
+    def look(protocol: BoundedHttp) -> None:
+        too_slow(protocol)
+        looked.set()
+
+    too_slow = BoundedHttp._body_too_slow
+    monkeypatch.setattr(BoundedHttp, "body_s", 0.05)
+    monkeypatch.setattr(BoundedHttp, "_body_too_slow", look)
+    with live_receiver(tmp_path, ONE_JOB) as receiver:
+        held = receiver.worker("POST", "/v1/job/claim", {"capability": {"cores": 4}}).body
+        head = (
+            f"PUT /v1/model/{held['job_id']} HTTP/1.1\r\nHost: x\r\nX-Lab-Host: a\r\nContent-Length: 8\r\n"
+            f"X-Content-SHA256: {hashlib.sha256(b'artifact').hexdigest()}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as client:
+            client.sendall(head.encode() + b"arti")
+            for _ in range(2):
+                assert looked.wait(timeout=10)
+                looked.clear()
+            client.sendall(b"fact")
+            assert answer_on(client)[0] == 201
+
+
+def test_what_follows_a_body_in_the_form_of_headers_is_none(receiver: LiveReceiver) -> None:
+    """A proxy that takes names away from headers may pass them on as trailers."""
+    start = START.replace(b"X-Lab-Host: a\r\n", b"Transfer-Encoding: chunked\r\nTrailer: X-Lab-Host\r\n")
+    status, error = talk(receiver, start + b"\r\n2\r\n{}\r\n0\r\nX-Lab-Host: a\r\n\r\n")
+    assert (status, "X-Lab-Host is missing" in error) == (400, True)
 
 
 def test_the_deadline_is_for_the_head_not_for_the_answer(

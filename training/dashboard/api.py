@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from training.fleet.in_process import Refusal, Viewer, viewer_of
+from training.fleet.in_process import Refusal, Viewer, name_of, viewer_of
 
-__all__ = ["Api", "Refusal", "Viewer", "viewer_of"]
+__all__ = ["Api", "Refusal", "Viewer", "name_of", "viewer_of"]
 
 
 class Api(Protocol):

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from training.dashboard import forms, pages, session
+from training.dashboard.api import name_of
 from training.dashboard.pages import Action
 
 
@@ -26,7 +27,8 @@ async def login(request: Request) -> Response:
     wanted, expected = session.local_path(fields.get("next", "/")), shared.operator_tokens
     if not expected:
         return await _form(request, wanted, 403)
-    wait_s = shared.sessions.wait_s()
+    owner = name_of(request.scope)
+    wait_s = shared.sessions.wait_s(owner)
     if wait_s > 0:
         minutes = math.ceil(wait_s / 60)
         error = f"Too many wrong tokens were tried. Try again in {minutes} min; cis490-jobs works meanwhile."
@@ -35,11 +37,11 @@ async def login(request: Request) -> Response:
         return later
     given = fields.get("token", "").strip()
     if sum(session.same(given, one) for one in expected) == 0:  # all are compared, whichever fits
-        shared.sessions.wrong()
+        shared.sessions.wrong(owner)
         error = "That is not the operator token: the value of $CIS490_OPERATOR_TOKEN in the receiver's environment."
         return await _form(request, wanted, 403, error)
     shared.sessions.end(request.cookies.get(session.COOKIE, ""))  # of a login before
-    cookie, _ = shared.sessions.start()
+    cookie, _ = shared.sessions.start(owner)
     done = pages.see_other(wanted)
     session.set_cookie(done, request, cookie)
     return done

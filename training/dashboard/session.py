@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from training.dashboard.api import name_of
+
 COOKIE = "cis490_operator"
 SESSION_S = 12 * 3600.0
 MAX_SESSIONS = 100
@@ -30,6 +32,8 @@ class Session:
     csrf: str
     ends_at_s: float
     """On the store's clock."""
+    owner: str = ""
+    """Whom the certificate named that came with the login; it counts for that one alone. "": no certificate did."""
     _messages: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
 
     def say(self, message: str) -> None:
@@ -51,17 +55,18 @@ class Sessions:
     def __init__(self, now_s: Callable[[], float], random_text: Callable[[], str]) -> None:
         self._now_s, self._random_text = now_s, random_text
         self._by_digest: OrderedDict[str, Session] = OrderedDict()
-        self._wrong_at_s: deque[float] = deque(maxlen=MAX_WRONG)
+        self._wrong_at_s: dict[str, deque[float]] = {}
+        """Of each operator with a certificate, and of everybody without one together."""
 
     def __len__(self) -> int:
         return len(self._by_digest)
 
-    def start(self) -> tuple[str, Session]:
+    def start(self, owner: str = "") -> tuple[str, Session]:
         """A new session and the id that its cookie carries."""
         self._expire()
         while len(self._by_digest) >= MAX_SESSIONS:
             self._by_digest.popitem(last=False)
-        given, made = self._random_text(), Session(self._random_text(), self._now_s() + SESSION_S)
+        given, made = self._random_text(), Session(self._random_text(), self._now_s() + SESSION_S, owner)
         self._by_digest[_digest(given)] = made
         return given, made
 
@@ -71,24 +76,26 @@ class Sessions:
         return self._by_digest.get(_digest(given)) if given else None
 
     def of(self, request: Request) -> Session | None:
-        """The session that the request's cookie names."""
-        return self.get(request.cookies.get(COOKIE, ""))
+        """The session that the request's cookie names. Who is revoked cannot go on by leaving the certificate away."""
+        found = self.get(request.cookies.get(COOKIE, ""))
+        return found if found is None or found.owner in ("", name_of(request.scope)) else None
 
     def end(self, given: str) -> None:
         self._by_digest.pop(_digest(given), None)
 
-    def wait_s(self) -> float:
+    def wait_s(self, owner: str = "") -> float:
         """How long until a token may be tried again; 0: now.
 
-        All wrong tries count together: behind a proxy every browser has the same address.
+        Without a certificate all wrong tries count together: behind a proxy every browser has the same address.
         """
-        if len(self._wrong_at_s) < MAX_WRONG:
+        tried = self._wrong_at_s.get(owner)
+        if tried is None or len(tried) < MAX_WRONG:
             return 0.0
-        return max(0.0, self._wrong_at_s[0] + WRONG_WINDOW_S - self._now_s())
+        return max(0.0, tried[0] + WRONG_WINDOW_S - self._now_s())
 
-    def wrong(self) -> None:
+    def wrong(self, owner: str = "") -> None:
         """A wrong token was tried."""
-        self._wrong_at_s.append(self._now_s())
+        self._wrong_at_s.setdefault(owner, deque(maxlen=MAX_WRONG)).append(self._now_s())
 
     def _expire(self) -> None:
         now_s = self._now_s()

@@ -28,7 +28,6 @@ OnDenied = Callable[[Request, Denied], Awaitable[Response]]
 
 _CERTIFICATE = wire_headers.HEADER_PEER_CERTIFICATE.lower().encode()
 _SITE = wire_headers.HEADER_PEER_SITE.lower().encode()
-_CHANGING = ("POST", "PUT")
 _TOLD_EVERY_S = 60.0
 """How often a host that meets the same quota again and again is mentioned in the log."""
 _OF_THE_PROXY = b"x-fleet-peer-"
@@ -177,7 +176,7 @@ class Access:
             refusal = self._judge(scope)
             if refusal is not None:
                 await self._refuse(refusal, scope, receive, send)
-            elif scope[PEER].role == "host" and scope["method"] in _CHANGING:
+            elif scope[PEER].role == "host":
                 await self._within_quota(scope[PEER].name, scope, receive, send)
             else:
                 await self._app(scope, receive, send)

@@ -69,7 +69,7 @@ def main(
     except (EOFError, KeyboardInterrupt):
         print("ca: nothing was typed; nothing was done", file=sys.stderr)
     except OSError as error:
-        name = "" if error.filename is None else f"{error.filename}: "
+        name = f"{error.filename or args.dir}: "
         hint = "; this needs root: sudo" if isinstance(error, PermissionError) and _uid() != 0 else ""
         print(f"ca: {args.verb}: {name}{error.strerror or error}{hint}", file=sys.stderr)
     return 1
@@ -311,10 +311,6 @@ def _restore(call: Call) -> int:
         only = frozenset(args.only or _RESTORABLE)
         for line in ca_restore.restore(found, _places_of(args), only, call.now, replace=args.replace):
             call.out(line)
-        if "database" in only:
-            call.out(
-                f"revocations made after {found.made_at} are lost: cis490-jobs hosts list, and revoke them again"
-            )
         call.out(f"next: {ca_files.COMMAND} server --dir {args.dir} --if-due   then start receiver and proxy")
     return 0
 

@@ -216,7 +216,7 @@ def rotate(
     former = read_certificates(folder / f"{part}.pem")[0]
     if part != "servers":
         old = [] if is_stolen else [former, *read_former(folder, part, root)]
-        # Its leaves ended with it at the latest, and may be renewed for LATE after that: a summer break locks nobody out.
+        # Its leaves ended with it at the latest, and may be renewed for LATE after: a summer break locks nobody out.
         kept = [
             item for item in dict.fromkeys(old) if item.not_valid_after_utc + LATE > now or part == "signing"
         ]

@@ -4,7 +4,7 @@ has nobody to ask for a token. And the same identity as a PKCS #12 file, which b
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -129,9 +129,15 @@ def _pkcs12(
 
 
 def give_to(folder: Path, user: str) -> None:
-    """Let `user` own the folder and its files. Raises PkiError when there is no such user."""
+    """Let `user` own the folder and its files. Raises PkiError when there is no such user.
+
+    Links are not followed: root runs this, and whoever owns the folder already could lead it anywhere.
+    """
+    import pwd
+
     try:
-        for path in (folder, *folder.iterdir()):
-            shutil.chown(path, user)
-    except LookupError as error:
+        uid = pwd.getpwnam(user).pw_uid
+    except KeyError as error:
         raise PkiError(f"this machine has no user {user}") from error
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, uid, -1, follow_symlinks=False)

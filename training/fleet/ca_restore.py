@@ -7,13 +7,14 @@ place before is moved aside. Raises PkiError with what to type next, and OSError
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
 import re
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from cis490.pki import age
 from cis490.pki import certificates as pki
 from cis490.pki.authority import open_authority
 from cis490.pki.certificates import PkiError
+from training.fleet import ca_revocations
 from training.fleet.ca_backup import (
     BLOCK_BYTES,
     DATABASE,
@@ -166,15 +168,28 @@ def restore(
     there = [str(to) for _, to in chosen.values() if _is_taken(to)]
     if there and not replace:
         raise PkiError(f"{', '.join(there)} exist; with --replace they are moved aside first, not deleted")
-    done = []
-    for name, (source, to) in chosen.items():
-        aside = _aside(to, now) if _is_taken(to) else None
-        make_folders(to.parent)
-        _move(source, to)
-        if name == "database":
-            _give_to_owner_of(to.parent, to)
-        done.append(f"{to} is back" + (f"; what was there is {aside} now" if aside else ""))
+    staged = _staged(chosen)
+    done, left = [], list(staged.values())
+    try:
+        for name, (_, to) in chosen.items():
+            aside = _aside(to, now) if _is_taken(to) else None
+            done.append(f"{to} is back" + (f"; what was there is {aside} now" if aside else ""))
+            if name == "database":
+                kept = None if aside is None else ca_revocations.carry(aside, staged[name])
+                done.append(_about_revocations(kept, found.made_at))
+                _give_to_owner_of(to.parent, staged[name])
+            os.rename(staged[name], to)
+            fsync_folder(to.parent)
+            left.remove(staged[name])
+    finally:
+        _discard(left)
     return done
+
+
+def _about_revocations(kept: int | None, made_at: str) -> str:
+    if kept is None:
+        return f"revocations made after {made_at} are lost: cis490-jobs hosts list, and revoke them again"
+    return f"{kept} revocation{'' if kept == 1 else 's'} made since {'is' if kept == 1 else 'are'} kept"
 
 
 def _is_taken(path: Path) -> bool:
@@ -190,25 +205,52 @@ def _aside(path: Path, now: datetime) -> Path:
     return aside
 
 
-def _move(source: Path, to: Path) -> None:
-    """By way of a hidden name beside the target, because the backup may be opened on another disk."""
-    temporary = temporary_name(to)
+def _staged(chosen: Mapping[str, tuple[Path, Path]]) -> dict[str, Path]:
+    """Copies under hidden names beside their targets, because the backup may be opened on another disk.
+
+    All of them before anything is moved: a disk that is full must not leave a place empty, in which a receiver would
+    begin a new queue.
+    """
+    done: dict[str, Path] = {}
     try:
-        if source.is_dir():
-            temporary.mkdir(mode=0o700)
-            for path in source.iterdir():
-                atomic_write(temporary / path.name, path.read_bytes(), 0o600)
-        else:
-            shutil.copyfile(source, temporary)
-            temporary.chmod(0o644 if to.suffix == ".toml" else 0o600)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-        os.rename(temporary, to)
+        for name, (source, to) in chosen.items():
+            done[name] = temporary_name(to)
+            _stage(source, done[name], to)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.unlink(missing_ok=True)
+        _discard(done.values())
         raise
-    fsync_folder(to.parent)
+    return done
+
+
+def _stage(source: Path, temporary: Path, to: Path) -> None:
+    try:
+        make_folders(to.parent)
+        _copy(source, temporary, 0o644 if to.suffix == ".toml" else 0o600)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = to.parent
+        raise PkiError(f"there is no room for it in {where}; nothing was changed: df -h {where}") from error
+
+
+def _copy(source: Path, to: Path, mode: int) -> None:
+    if source.is_dir():
+        to.mkdir(mode=0o700)
+        for path in source.iterdir():
+            atomic_write(to / path.name, path.read_bytes(), 0o600)
+        return
+    shutil.copyfile(source, to)
+    to.chmod(mode)
+    with to.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _discard(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _give_to_owner_of(folder: Path, path: Path) -> None:

@@ -46,8 +46,8 @@ _COMMANDS = (
         "E006", "operator control is disabled",
         "The receiver was started without a token, so nobody may change anything through it; or the "
         "manifest does not admit this host.",
-        "Start the receiver with `--operator-token-file FILE` (the installer does) or `CIS490_OPERATOR_TOKEN` set, and give "
-        "the command line the same value.",
+        "Start the receiver with `--operator-token-file FILE` (the installer does) or `CIS490_OPERATOR_TOKEN` "
+        "set, and give the command line the same value.",
         "sudo scripts/install-trainer-receiver.sh",
     ),
     Entry(

@@ -20,6 +20,8 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 HEAD_S = 30.0
 """From the connection's start, or a further request's first byte, to the end of the headers."""
+BODY_S = 30.0
+"""From the end of the headers to the end of the body, but for artifacts: `arriving` has a rule for those."""
 
 
 class _TooMuch(Exception):
@@ -27,14 +29,14 @@ class _TooMuch(Exception):
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol; a head that is too large is 431, one that takes too long 408, one that is none 400."""
+    """uvicorn's protocol; a head that is too large is 431, one that is none 400, and 408 what takes too long."""
 
-    head_s = HEAD_S
+    head_s, body_s = HEAD_S, BODY_S
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._head_bytes = self._unended_bytes = 0
-        self._in_head = True
+        self._in_head, self._in_body = True, False
         self._refusal: tuple[int, str] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -44,6 +46,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        self._in_body = False
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -53,8 +56,11 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._unended_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._deadline is None:  # most heads are whole at once: no timer for those
-            self._await_head()
+        if self._deadline is None:  # most requests are whole at once: no timer for those
+            if self._in_head:
+                self._await_head()
+            elif self._in_body:
+                self._await_body()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -67,11 +73,18 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(name, value)
-        super().on_header(name, value)
+        if self._in_head:  # what follows a body counts for nothing: uvicorn would put it among the headers
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._head_is_there()
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._end_deadline()
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         status, text = self._refusal or (400, "this is not an HTTP request")
@@ -102,6 +115,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _head_is_there(self) -> None:
         self._in_head = False
+        self._end_deadline()
+
+    def _end_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -110,6 +126,20 @@ class BoundedHttp(HttpToolsProtocol):
         self._deadline = None
         self._refusal = 408, f"the request's headers were not there after {self.head_s:g} s"
         self.send_400_response("")
+
+    def _await_body(self) -> None:
+        self._deadline = self.loop.call_later(self.body_s, self._body_too_slow)
+
+    def _body_too_slow(self) -> None:
+        self._deadline = None
+        is_artifact = self.scope["method"] == "PUT" and not self.cycle.response_complete
+        if is_artifact or self.pipeline:  # with a pipeline it is we who do not read on
+            self._await_body()
+        elif self.cycle.response_started:
+            self.transport.close()
+        else:
+            self._refusal = 408, f"the request's body was not there {self.body_s:g} s after its headers"
+            self.send_400_response("")
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:

@@ -28,6 +28,8 @@ IDENTITY, OPERATOR_TOKEN = credential_places.IDENTITY, credential_places.OPERATO
 LOCK = "renewal.lock"
 """Held by whoever replaces the identity."""
 VARIABLE = "CIS490_CREDENTIALS"
+_LEFT_BY_THE_KILLED = (".trial-*.pem", "..trial-*.tmp", ".identity.pem.*.tmp", ".pending-*.tmp")
+"""What a program that was killed while it wrote leaves here: private keys under names that nobody looks for."""
 
 
 class CredentialsError(Exception):
@@ -109,7 +111,10 @@ def foreign_owner(folder: Path) -> str | None:
 
 def check_fits(folder: Path, identity: bytes) -> None:
     """Whether key and certificate belong together, as TLS will need them. Raises CredentialsError, and OSError when
-    the folder cannot be written."""
+    the folder cannot be written. Whoever calls holds `LOCK`."""
+    for pattern in _LEFT_BY_THE_KILLED:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
     trial = folder / f".trial-{os.getpid()}.pem"
     try:
         atomic_write(trial, identity, mode=0o600)

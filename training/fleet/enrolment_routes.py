@@ -57,6 +57,9 @@ async def enrol_renew(request: Request) -> Response:
         raise Problem(
             403, "only a client certificate can be renewed, and this request came with none", code="E313"
         )
+    if one_header(request, "sec-fetch-site") or one_header(request, "origin"):
+        # It shows its certificate to whatever page it is on; only our own programs renew.
+        raise Problem(403, "a browser sent this: certificates are renewed by training.fleet.renewal alone")
     body = await decode(request, wire.RenewRequest, limit_bytes=MAX_BODY_BYTES)
     given = await _granted(app, authority, peer.role, peer.name, body.csr_pem)
     former = await asyncio.to_thread(_shown, one_header(request, HEADER_PEER_CERTIFICATE), peer)

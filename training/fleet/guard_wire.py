@@ -21,7 +21,7 @@ GRACE_S = 30.0
 """From SIGTERM to SIGKILL: time to finish a step (and, once trainers can, to write a checkpoint)."""
 MARK = "CIS490_ATTEMPT"
 """Environment variable by which the processes of an attempt are known: the guard, the trainer, what that starts."""
-SECRETS = ("CIS490_OPERATOR_TOKEN",)
+SECRETS = ("CIS490_OPERATOR_TOKEN", "CIS490_OPERATOR_TOKEN_PREVIOUS")
 """Variables that no process which a worker starts has any business with; an operator's shell may have left them."""
 
 Word = Literal["started", "cannot_start", "late", "alive", "frozen", "thawed", "ended"]

@@ -46,7 +46,13 @@ class Viewer:
 def viewer_of(scope: Mapping[str, Any]) -> Viewer:
     """Who looks at the page that is asked for with this scope."""
     peer: Peer = scope[PEER]
-    return Viewer(str(peer) if peer.name else "", peer.role != "nobody", peer.role != "reader")
+    return Viewer(name_of(scope), peer.role != "nobody", peer.role != "reader")
+
+
+def name_of(scope: Mapping[str, Any]) -> str:
+    """Whom the certificate names that this request came with; "" without one, and before anybody has looked."""
+    peer: Peer | None = scope.get(PEER)
+    return str(peer) if peer is not None and peer.name else ""
 
 
 class InProcess:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import errno
 import getpass
+import math
 import os
 import sys
 import time
@@ -84,6 +86,13 @@ def own_outside() -> Outside:
     return Outside(os.environ, stdin, sys.stdout, sys.stderr, ask=ask)
 
 
+def _seconds(text: str) -> float:
+    found = float(text)
+    if not 0 <= found < math.inf:
+        raise ValueError("no length of time")
+    return found
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
@@ -116,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     )
     mode.add_argument(
         "--wait-seen",
-        type=float,
+        type=_seconds,
         metavar="SECONDS",
         help="wait until the receiver has seen this host's worker",
     )
@@ -152,9 +161,7 @@ def main(argv: Sequence[str] | None = None, outside: Outside | None = None) -> i
         )
     except OSError as error:
         where = error.filename or folder
-        return _end(
-            world, FAULT, f"{where} cannot be used: {error.strerror or error}; run this as the service's user"
-        )
+        return _end(world, FAULT, f"{where} cannot be used: {error.strerror or error}{_help(error, where)}")
 
 
 def _places(args: argparse.Namespace, env: Mapping[str, str]) -> tuple[Path, Path]:
@@ -319,6 +326,12 @@ def _may_leave(state_dir: Path, world: Outside) -> int:
         f"  next: let the worker deliver: {START_WORKER}   then: {READ_LOG}",
         f"        or give it up for good: rm -r {state_dir / 'leases'} {state_dir / 'spool'}",
     )  # fmt: skip
+
+
+def _help(error: OSError, where: object) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"; make room and repeat the same line: df -h {where}"
+    return "; run this as the service's user" if isinstance(error, PermissionError) else ""
 
 
 def _say(world: Outside, finding: Finding) -> None:

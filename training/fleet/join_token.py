@@ -76,7 +76,9 @@ def parse(text: str) -> JoinToken:
 def _is_usable(found: JoinToken) -> bool:
     """Whether each part can be what it is for. Raises ValueError for some that cannot."""
     url = _URL.fullmatch(found.join_url)
-    is_server = url is not None and 0 < int(url[1] or 443) < 65536 and _SERVER_NAME.fullmatch(found.server_name)
+    is_server = (
+        url is not None and 0 < int(url[1] or 443) < 65536 and _SERVER_NAME.fullmatch(found.server_name)
+    )
     is_somebody = found.role in _ROLES and _NAME.fullmatch(found.name)
     is_pin = len(bytes.fromhex(found.root_sha256)) == 32
     return bool(is_server and is_somebody and is_pin and found.secret)

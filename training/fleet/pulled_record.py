@@ -27,6 +27,8 @@ class PulledRecord:
     verified: bool = False
     reason: str = ""
     """Why there is none, or why it was not checked."""
+    made: str = ""
+    """Which jobs and hosts a verified record names; shown, since which artifact is a job's the receiver said."""
 
     def write(self, folder: Path) -> None:
         """Leave the record in the folder, one envelope a line."""
@@ -49,7 +51,10 @@ class PulledRecord:
         if not self.envelopes:
             return ["", f"  {safe(self.reason)}"]
         if self.verified:
-            return ["", f"  signed record: {FILE_NAME}, verified with your root certificate"]
+            return [
+                "",
+                f"  signed record: {FILE_NAME}, verified with your root certificate: {safe(self.made)}",
+            ]
         return [
             "",
             f"  signed record: {FILE_NAME}, not verified: {safe(self.reason)}",
@@ -75,7 +80,8 @@ def of_artifact(call: Call, artifact: str) -> PulledRecord:
         raise _useless(artifact, str(fault)) from fault
     if not records or any(one.artifact_id != artifact for one in records):
         raise _useless(artifact, "the record is of another artifact")
-    return PulledRecord(found, verified=True)
+    made = "; ".join(f"{one.name}, by {one.host}" for one in records)
+    return PulledRecord(found, verified=True, made=made)
 
 
 def _useless(artifact: str, why: str) -> Stop:

@@ -21,7 +21,7 @@ class Limits:
     """Of each host. A worker with 4 slots sends some 250 requests a minute and uploads 4 artifacts at once."""
 
     requests_per_min: int = 1200
-    """That change something, on average; as many may come in one go."""
+    """On average; as many may come in one go."""
     uploads_at_once: int = 8
     bytes_per_day: int = 64 * GIB
     """Of artifacts, in any 24 hours, whether or not they were completed."""
@@ -112,7 +112,7 @@ class Quotas:
             self._of(host, now_s).day.add(size_bytes, now_s - max(0.0, ago_s))
 
     def request(self, host: str, now_s: float) -> Exceeded | None:
-        """Count a request that changes something."""
+        """Count a request."""
         wait_s = self._of(host, now_s).bucket.take(now_s)
         if wait_s == 0.0:
             return None

@@ -142,7 +142,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--host-requests-per-min", type=_count, default=Limits().requests_per_min,
-        help="with mtls: requests of a host that change something",
+        help="with mtls: requests of a host, on average",
     )  # fmt: skip
     parser.add_argument(
         "--host-uploads-at-once", type=_count, default=Limits().uploads_at_once,

@@ -118,11 +118,16 @@ def renew(folder: Path, wall_s: Callable[[], float] = time.time, *, force: bool 
 
 def _renew(folder: Path, about: About, *, late: bool, again: str, wall_s: Callable[[], float]) -> float:
     # Not before it is due: a worker at work needs no `cryptography`.
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
+    try:
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
 
-    from cis490.pki import certificates as pki
-
+        from cis490.pki import certificates as pki
+    except ImportError as error:
+        raise RenewalFault(
+            f"a renewal needs the package cryptography, and {sys.executable} cannot load it ({error}); in the clone: "
+            "scripts/setup.sh run"
+        ) from error
     key = pki.new_key()
     request = pki.make_request(key, about.name)
     body: dict[str, Any] = {"csr_pem": request.decode()}
@@ -267,7 +272,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         return _end(FAULT, f"{error}")
     except OSError as error:
         where = error.filename or folder
-        return _end(FAULT, f"{where} cannot be used: {error.strerror or error}; run this as its owner")
+        hint = "; run this as its owner" if isinstance(error, PermissionError) else ""
+        return _end(FAULT, f"{where} cannot be used: {error.strerror or error}{hint}")
     if done.state == "valid" and not args.force:
         print(f"not due yet: it counts until {_day(done.not_after_s)}")
     else:

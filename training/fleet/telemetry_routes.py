@@ -209,7 +209,7 @@ def _number(request: Request, key: str) -> int | None:
 
 async def host(request: Request) -> Response:
     """All that is known of one host: capability, use, policy, what it runs and ran."""
-    app, name = coordinator_of(request), request.path_params["name"]
+    app, name, peer = coordinator_of(request), request.path_params["name"], peer_of(request)
     found = await asyncio.to_thread(host_view.host, app.queue, name)
     if found is None:
         raise await _unknown(app, name)
@@ -218,6 +218,7 @@ async def host(request: Request) -> Response:
         found["host"]["usage"] = usage
     state = "unseen" if found["host"] is None else overview.host_state(found["host"])
     since = app.telemetry.history.since(name, app.queue.clock.wall_s())
+    found["running"] = [redaction.job(peer, one) for one in found["running"]]
     return answer({**found, "usage": usage, "state": state, "state_since": since})
 
 

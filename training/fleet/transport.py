@@ -387,7 +387,9 @@ def _network_errors(where: str) -> Iterator[None]:
         raise Unreachable(f"{where} got no answer: {error.strerror or error}") from error
     except http.client.HTTPException as error:
         raise Unreachable(f"{where} got no proper answer: {type(error).__name__} {error}".rstrip()) from error
-    except UnicodeError as error:  # of a label that is empty or too long
+    except UnicodeError as error:
+        if "idna" not in str(error):
+            raise
         raise Unreachable(f"{where} got no answer: no machine can have that name") from error
 
 

@@ -24,6 +24,7 @@ from training.fleet.exits import (
 from training.fleet.place import Place, client_of, ends_soon, place_of, token_of
 from training.fleet.tables import safe
 from training.fleet.verb import Call, Terminal, own_terminal, said, view_of
+from training.fleet.wire_headers import HEADER_OPERATOR_TOKEN
 
 __all__ = ["ACTS", "Call", "Terminal", "act_of", "carry_out", "own_terminal"]
 
@@ -86,9 +87,14 @@ def carry_out(args: argparse.Namespace, terminal: Terminal) -> int:
         raise Stop(UNREACHABLE, *_unreachable(place, safe(str(fault))), error_code="E004") from fault
     except Refused as refusal:
         own_code = safe(str(refusal.body.get("code") or ""))  # its sentence names what to type
-        code = own_code or {401: "E005", 403: "E006"}.get(refusal.status, "E007")
+        is_certificate = place.folder is not None and refusal.status == 401 and not _is_about_token(refusal)
+        code = own_code or (
+            "E040" if is_certificate else {401: "E005", 403: "E006"}.get(refusal.status, "E007")
+        )
         text = f"{args.verb}: {safe(said(refusal))}"
-        hints = [] if own_code else _token_hint(refusal, place)
+        hints = (
+            [] if own_code else _certificate_hint(place) if is_certificate else _token_hint(refusal, place)
+        )
         raise Stop(REFUSED, text, *hints, error_code=code) from refusal
     except FleetError as fault:
         raise Stop(REFUSED, f"{args.verb}: {safe(str(fault))}") from fault
@@ -132,6 +138,29 @@ def _unreachable(place: Place, fault: str) -> list[str]:
         "        or, in a checkout: python -m training.fleet.receiver",
         f"  it is elsewhere? cis490-jobs --url http://HOST:PORT ..., or set ${URL_VARIABLE}",
     ]
+
+
+def _is_about_token(refusal: Refused) -> bool:
+    """Of a 401: whether it is the operator token that is missing or wrong, and not the certificate."""
+    return HEADER_OPERATOR_TOKEN in said(refusal)
+
+
+def _certificate_hint(place: Place) -> list[str]:
+    from training.fleet import credentials
+
+    assert place.folder is not None
+    try:
+        about = credentials.read_about(place.folder)
+    except credentials.CredentialsError as error:
+        return [f"  {safe(str(error))}"]
+    lines = [
+        f"  next: python -m training.fleet.renewal --credentials {place.folder}   if it expired",
+        f"        else somebody who may: {credentials.command_for(about.role, about.name)}",
+    ]
+    if about.role == "operator":
+        nobody = "sudo .venv/bin/python -m training.fleet.ca operator OTHER-NAME --out FOLDER"
+        lines.append(f"        nobody is left? on the receiver's machine: {nobody}")
+    return lines
 
 
 def _token_hint(refusal: Refused, place: Place) -> list[str]:

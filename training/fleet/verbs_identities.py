@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from training.fleet.exits import USAGE, Stop
+from cis490.files import is_safe_name
+from training.fleet.exits import REFUSED, USAGE, Stop
 from training.fleet.render import View
 from training.fleet.render_status import when
 from training.fleet.tables import (
@@ -12,6 +13,7 @@ from training.fleet.tables import (
     count_of,
     duration,
     number_of,
+    safe,
     table,
     text_of,
     tsv,
@@ -45,6 +47,9 @@ def _act(call: Call, verb: Verb, role: str) -> int:
         return _list(call, verb)
     if name is None:
         raise Stop(USAGE, f"{verb} {action}: a NAME is missing", f"  next: cis490-jobs {verb} {action} NAME")
+    if not is_safe_name(name):  # here, since a slash would make another path of it
+        text = f'{verb} {action}: found the name "{safe(name)}", expected [A-Za-z0-9._-]{{1,64}} with no leading dot'
+        raise Stop(REFUSED, text, error_code="E301")
     return (_add if action == "add" else _revoke)(call, verb, role, name)
 
 
@@ -64,9 +69,10 @@ def _add(call: Call, verb: Verb, role: str, name: str) -> int:
 
 
 def _revoke(call: Call, verb: Verb, role: str, name: str) -> int:
+    known = call.client.identities()  # before: who revokes himself may ask nothing afterwards
     answer = call.client.revoke_identity(role, name, call.args.reason)
     others = [one for one in ("operator", "reader") if verb == "operators" and one != role]
-    left = [one for one in others if words_of(_entry(call.client.identities(), one, name), "serials")]
+    left = [one for one in others if words_of(_entry(known, one, name), "serials")]
     return call.say(answer, lambda: revoked(verb, answer, left))
 
 

@@ -18,9 +18,9 @@ from cis490.sd_notify import Systemd
 from cis490.threads import start_beside
 
 log = logging.getLogger(__name__)
-MAIN_SILENT_S = 600.0
+MAIN_SILENT_S = 3600.0
 """So long a worker's main thread may not look whether it shall stop: to unpack a data set or to pack a large result
-it looks away for minutes."""
+it looks away for minutes, on a memory card for longer; a restart in the middle would only begin that anew."""
 
 
 async def keep_receiver(

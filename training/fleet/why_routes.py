@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cis490.files import is_safe_name
-from training.fleet import expectations, explain, host_view, views
+from training.fleet import expectations, explain, host_view, redaction, views
 from training.fleet.coordinator import Coordinator
 from training.fleet.endpoint import Endpoint
-from training.fleet.http_io import Problem, answer
+from training.fleet.http_io import Problem, answer, peer_of
 from training.fleet.lease_answers import coordinator_of
 
 
@@ -51,6 +51,7 @@ async def host_eligibility(request: Request) -> Response:
             f"no host {name[:80]}: the manifest does not name it and it has never called{guess}",
             did_you_mean=near,
         )
+    found["running"] = [redaction.job(peer_of(request), one) for one in found["running"]]
     return answer(found)
 
 
