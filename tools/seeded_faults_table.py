@@ -186,7 +186,7 @@ FAULTS: tuple[SeededFault, ...] = (
         "token-for-the-trainer",
         "no program that a worker starts gets the operator token of a shell",
         "training/fleet/guard_wire.py",
-        'SECRETS = ("CIS490_OPERATOR_TOKEN",)\n',
+        'SECRETS = ("CIS490_OPERATOR_TOKEN", "CIS490_OPERATOR_TOKEN_PREVIOUS")\n',
         "SECRETS = ()\n",
         ("tests/unit/test_capability.py",),
     ),
